@@ -1,0 +1,130 @@
+"""Instances: what a node is told to run, what it reports back, and what an engine needs to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bastide.domain.lifecycle import Phase
+from bastide.domain.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """Weights on this node: a file in the content-addressed store, its size and checksum, and what its header says."""
+
+    path: str
+    weights_bytes: int
+    sha256: str
+    architecture: str = ""
+    layers: int = 0
+    embedding_length: int = 0
+    kv_heads: int = 0
+    head_length: int = 0
+    trained_context_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One instance that a node shall have. `keep_awake`: it is among the least replicas and never sleeps."""
+
+    instance: str
+    generation: int
+    index: int
+    spec: ServiceSpec
+    weights: WeightFile | None
+    keep_awake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """How to start one engine process: pure data made by engines/, carried out by a runtime adapter.
+
+    `socket`: the Unix socket it will listen on. `secret`: the bearer token it will ask for; it travels by file
+    descriptor or a 0600 file, never in arguments. `lease_s`: how long it lives on when nobody claims it.
+    """
+
+    instance: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    socket: str
+    secret: str
+    config: str = ""  # handed to the process on standard input
+    state_directory: str = ""
+    lease_s: float = 60.0
+    read_ahead: tuple[str, ...] = ()  # files worth having in the page cache before the start
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process, known beyond doubt: numbers are reused, start times (clock ticks since boot) and the boot are not."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an instance holds now, in bytes: PSS in RAM (anonymous and file-backed apart), swapped, and what the swap costs.
+
+    `charge_bytes` is what it counts for on the device's budget: anonymous PSS plus its share of zram. Cached weights
+    are a line of their own, for they give way by themselves.
+    """
+
+    anonymous_bytes: int = 0
+    file_bytes: int = 0
+    swapped_bytes: int = 0
+    zram_bytes: int = 0
+
+    @property
+    def charge_bytes(self) -> int:
+        return self.anonymous_bytes + self.zram_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.anonymous_bytes + self.file_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """The engine's own count since its process started."""
+
+    input_tokens: int = 0  # cached ones included
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    requests_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReport:
+    """What the agent says of one instance. `since_s`: seconds since the epoch; `memory_bytes`: RAM held now, measured."""
+
+    instance: str
+    project: str
+    service: str
+    generation: int
+    node: str
+    phase: Phase
+    reason: str
+    since_s: float
+    pid: int | None = None
+    memory_bytes: int = 0
+    in_flight: int = 0
+    woke_from: str = ""
+    last_used_s: float | None = None
+    failures: int = 0
+    proven: bool = False  # it has been ready once in this generation
+    note: str = ""
+    counters: EngineCounters = field(default_factory=EngineCounters)
+
+
+@dataclass(frozen=True, slots=True)
+class RungFact:
+    """What one rung costs and gives back for one model on this machine, measured: medians of what was seen."""
+
+    weights_sha256: str
+    rung: str
+    wake_s: float
+    sink_s: float
+    held_bytes: int
+    samples: int = 1
