@@ -39,6 +39,10 @@ class JournalReader(Protocol):
         """Whether its writer still runs."""
         ...
 
+    def trim(self, journal: str, position: int) -> None:
+        """Allow everything up to `position` to be dropped (a live journal's folded past); positions stay true."""
+        ...
+
     def remove(self, journal: str) -> None:
         """Forget a dead writer's journal once all of it is in the store."""
         ...

@@ -1,0 +1,92 @@
+"""Which service answers a request, and which of its instances. Pure; live state and the draw come as arguments.
+
+Filling the lowest instance first lets the highest fall asleep: load is concentrated, never spread thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+def service_order(
+    weighted: Sequence[tuple[str, int]], fallbacks: Sequence[str], usable: Callable[[str], bool], draw: float
+) -> tuple[str, ...]:
+    """Services to try, in order: one of the usable weighted ones by `draw` (0 <= draw < 1), the other weighted ones by
+    falling weight, then the usable fallbacks. Empty where none is usable."""
+    live = [(name, weight) for name, weight in weighted if weight > 0 and usable(name)]
+    if len(live) == 1 and not fallbacks:
+        return (live[0][0],)
+    order: list[str] = []
+    total = sum(weight for _, weight in live)
+    mark = draw * total
+    for name, weight in live:
+        mark -= weight
+        if mark < 0:
+            order.append(name)
+            break
+    order += [name for name, _ in sorted(live, key=lambda pair: -pair[1]) if name not in order]
+    order += [name for name in fallbacks if name not in order and usable(name)]
+    return tuple(order)
+
+
+class Stance(Enum):
+    """How an instance stands, as this worker sees it."""
+
+    LEASED = "leased"  # it may be used now
+    WAKING = "waking"
+    ASLEEP = "asleep"  # a lease must be acquired first, which wakes it
+    REFUSED = "refused"  # it just failed to wake
+
+
+@dataclass(slots=True, frozen=True)
+class Candidate:
+    stance: Stance
+    in_flight: int
+
+
+class Act(Enum):
+    USE = "use"
+    WAKE = "wake"
+    WAIT = "wait"
+    GIVE_UP = "give up"
+
+
+@dataclass(slots=True, frozen=True)
+class Pick:
+    """What to do for the first request that waits; `index` is into the candidates, -1 where none is meant."""
+
+    act: Act
+    index: int
+    reason: str
+
+
+_WAIT_WAKING = Pick(Act.WAIT, -1, "an instance is waking for those who wait")
+_WAIT_BUSY = Pick(Act.WAIT, -1, "every instance is at its target")
+_GIVE_UP = Pick(Act.GIVE_UP, -1, "no instance could be woken")
+
+
+def pick(candidates: Sequence[Candidate], target_in_flight: int, waiting: int) -> Pick:
+    """What to do while `waiting` requests (the one asked for included) want an instance.
+
+    The first leased one below target is used; else one more is woken, where those already waking are too few for
+    those who wait; else the request waits. Given up only when nothing is leased, waking or left to wake.
+    """
+    waking = 0
+    asleep = -1
+    leased = False
+    for index, candidate in enumerate(candidates):
+        if candidate.stance is Stance.LEASED:
+            if candidate.in_flight < target_in_flight:
+                return Pick(Act.USE, index, "the first awake instance below its target")
+            leased = True
+        elif candidate.stance is Stance.WAKING:
+            waking += 1
+        elif candidate.stance is Stance.ASLEEP and asleep < 0:
+            asleep = index
+    if asleep >= 0 and waiting > waking * target_in_flight:
+        return Pick(Act.WAKE, asleep, "all awake instances are at their target" if leased else "no instance is awake")
+    if waking:
+        return _WAIT_WAKING
+    return _WAIT_BUSY if leased else _GIVE_UP
