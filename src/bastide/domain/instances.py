@@ -39,18 +39,25 @@ class Assignment:
 class LaunchSpec:
     """How to start one engine process: pure data made by engines/, carried out by a runtime adapter.
 
-    `socket`: the Unix socket it will listen on. `secret`: the bearer token it will ask for; it travels by file
-    descriptor or a 0600 file, never in arguments. `lease_s`: how long it lives on when nobody claims it.
+    Either `child` names one of our child scripts (forked warm, handed `config` as JSON) or `argv` is a program to run.
+    `socket`: the Unix socket it will listen on. `secret`: the bearer token it will ask for; it never travels in
+    arguments. `lease_s`: how long it lives on when nobody claims it. `slots`: how many prompt-cache slots it has.
     """
 
     instance: str
-    argv: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...]
+    engine: str
     socket: str
     secret: str
-    config: str = ""  # handed to the process on standard input
+    child: str = ""
+    config: str = ""
+    argv: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    log: str = ""
     state_directory: str = ""
     lease_s: float = 60.0
+    start_s_max: float = 300.0
+    slots: int = 0
+    embeddings: bool = False
     read_ahead: tuple[str, ...] = ()  # files worth having in the page cache before the start
 
 
@@ -67,8 +74,8 @@ class ProcessIdentity:
 class Footprint:
     """What an instance holds now, in bytes: PSS in RAM (anonymous and file-backed apart), swapped, and what the swap costs.
 
-    `charge_bytes` is what it counts for on the device's budget: anonymous PSS plus its share of zram. Cached weights
-    are a line of their own, for they give way by themselves.
+    `charge_bytes` is what it counts for on the device's budget: its PSS plus its share of zram. Weights that an ended
+    process left in the page cache are in no footprint: they give way by themselves.
     """
 
     anonymous_bytes: int = 0
@@ -78,7 +85,7 @@ class Footprint:
 
     @property
     def charge_bytes(self) -> int:
-        return self.anonymous_bytes + self.zram_bytes
+        return self.anonymous_bytes + self.file_bytes + self.zram_bytes
 
     @property
     def resident_bytes(self) -> int:

@@ -1,0 +1,358 @@
+"""The keeper: the small process that is the parent of every engine on a node. Run by path, standard library only.
+
+It owns the engines' lives and nothing else: it starts them, says when they are ready and when they end, and ends them
+all when nobody has claimed them for their lease (the agent claims them by being connected). Engines outlive agent and
+control, for the keeper is no child of theirs; and they never become orphans, for the kernel ends them with the keeper.
+Because it is their parent, a process identifier it names can not have been reused.
+
+Ours (child scripts) are forked with the library already loaded; an operator's program is run as it is.
+Single-threaded on purpose: that is what makes forking safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from types import ModuleType
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+MADV_PAGEOUT = 21
+SYS_PIDFD_OPEN = 434
+SYS_PROCESS_MADVISE = 440
+OOM_SCORE = "500"  # engines go before Bastide's own processes when memory runs out
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Child:
+    """One engine process."""
+
+    def __init__(self, launch: dict[str, Any], pid: int, events: int, orders: int) -> None:
+        self.launch, self.pid = launch, pid
+        self.events, self.orders = events, orders  # pipes: what it says, what it is told
+        self.ready = False
+        self.resting = "awake"
+        self.ticks = start_ticks(pid)
+
+
+def start_ticks(pid: int) -> int:
+    """When the process started, in clock ticks since boot; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def mappings(pid: str) -> list[tuple[int, int]]:
+    """Address ranges worth paging out: (start, length) in bytes."""
+    ranges = []
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        for line in file:
+            span, flags, *_ = line.split(maxsplit=5)
+            name = line.split(maxsplit=5)[5].strip() if len(line.split(maxsplit=5)) > 5 else b""
+            if name.startswith(b"[v") or flags[:1] != b"r":
+                continue
+            start, _, end = span.partition(b"-")
+            ranges.append((int(start, 16), int(end, 16) - int(start, 16)))
+    return ranges
+
+
+def page_out_self() -> None:
+    """Give back every page that can be given back. Needs no right; only the process itself may do so without one."""
+    for start, length in mappings("self"):
+        LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_PAGEOUT)
+
+
+class Span(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def page_out_other(pid: int) -> str | None:
+    """The same for another process, with CAP_SYS_NICE. Returns why not, or None."""
+    handle = LIBC.syscall(SYS_PIDFD_OPEN, pid, 0)
+    if handle < 0:
+        return os.strerror(ctypes.get_errno())
+    try:
+        worked, error = 0, 0
+        for start, length in mappings(str(pid)):
+            span = Span(start, length)
+            if LIBC.syscall(SYS_PROCESS_MADVISE, handle, ctypes.byref(span), 1, MADV_PAGEOUT, 0) >= 0:
+                worked += 1
+            else:
+                error = ctypes.get_errno()
+        return None if worked else f"process_madvise: {os.strerror(error)} (CAP_SYS_NICE is needed)"
+    finally:
+        os.close(handle)
+
+
+def become_engine(launch: dict[str, Any], module: ModuleType | None, events: int, orders: int) -> None:
+    """In the fork: leave everything of the keeper behind, then be the engine. Never returns."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for inherited in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(inherited, signal.SIG_DFL)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        os.setsid()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+        log = os.open(launch["log"] or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        # Everything we keep goes to a low number, then the rest is closed: no socket of the keeper lives on in an engine.
+        high = [fcntl.fcntl(number, fcntl.F_DUPFD, 100) for number in (nothing, log, log, events, orders)]
+        for low, number in enumerate(high):
+            os.dup2(number, low)
+        os.closerange(5, 65536)
+        os.environ.update(dict(launch["environment"]))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(launch["socket"])
+        if launch["state_directory"]:
+            os.makedirs(launch["state_directory"], mode=0o700, exist_ok=True)
+        if module is None:
+            os.set_inheritable(3, False)
+            os.set_inheritable(4, False)
+            os.execve(launch["argv"][0], launch["argv"], os.environ)
+
+        def obey() -> None:
+            while os.read(4, 1) == b"p":
+                page_out_self()
+                os.write(3, b"p")
+
+        def ready() -> None:
+            threading.Thread(target=obey, daemon=True).start()
+            os.write(3, b"r")
+
+        def wait() -> None:
+            while True:
+                signal.pause()
+
+        module.run(launch["config"], ready, wait)
+        code = 0
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(code)
+
+
+class Keeper:
+    """The poll loop."""
+
+    def __init__(self, path: str, libraries: list[str]) -> None:
+        self.children: dict[str, Child] = {}
+        self.modules: dict[str, ModuleType] = {}
+        self.claims: dict[int, tuple[socket.socket, bytes]] = {}
+        self.unclaimed_since = time.monotonic()
+        self.lease_s = 60.0
+        sys.path.extend(libraries)
+        self.poll = select.poll()
+        self.path = path
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.listener = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o177)
+        self.listener.bind(path)
+        os.umask(mask)
+        self.listener.listen(8)
+        self.poll.register(self.listener, select.POLLIN)
+        self.wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.poll.register(self.wake_read, select.POLLIN)
+
+    def run(self) -> None:
+        while True:
+            timeout_ms = None
+            if not self.claims:
+                left_s = self.unclaimed_since + self.lease_s - time.monotonic()
+                if left_s <= 0:
+                    self.end_all("nobody claimed it for its lease")
+                    return
+                timeout_ms = left_s * 1000 + 1
+            for number, flags in self.poll.poll(timeout_ms):
+                if number == self.listener.fileno():
+                    self.accept()
+                elif number == self.wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self.wake_read, 4096)
+                    self.reap()
+                elif number in self.claims:
+                    if not self.hear(number, flags):
+                        return
+                else:
+                    self.listen_to_child(number)
+
+    def accept(self) -> None:
+        connection, _ = self.listener.accept()
+        self.claims[connection.fileno()] = (connection, b"")
+        self.poll.register(connection, select.POLLIN)
+
+    def hear(self, number: int, flags: int) -> bool:
+        """Obey whole lines; False when told to quit."""
+        connection, rest = self.claims[number]
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self.poll.unregister(number)
+            connection.close()
+            del self.claims[number]
+            self.unclaimed_since = time.monotonic()
+            return True
+        *lines, rest = (rest + data).split(b"\n")
+        self.claims[number] = (connection, rest)
+        for line in lines:
+            order = json.loads(line)
+            if order["op"] == "quit":
+                self.end_all("the keeper was told to quit")
+                return False
+            try:
+                answer = self.obey(order)
+            except (OSError, KeyError, ImportError, ValueError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            self.say(number, {"n": order["n"], **answer})
+        return True
+
+    def say(self, number: int, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, KeyError):
+            self.claims[number][0].sendall(json.dumps(message).encode() + b"\n")
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        for number in list(self.claims):
+            self.say(number, message)
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        operation = order["op"]
+        if operation == "start":
+            return self.start(order["launch"])
+        if operation == "prepare":
+            self.module(order["child"])
+            return {}
+        if operation == "list":
+            return {
+                "children": [
+                    {"launch": c.launch, "pid": c.pid, "ticks": c.ticks, "ready": c.ready, "resting": c.resting}
+                    for c in self.children.values()
+                ]
+            }
+        child = self.children.get(order["instance"])
+        if child is None:
+            return {"error": "no such process"}
+        if operation == "signal":
+            os.kill(child.pid, order["signal"])
+        elif operation == "rest":
+            child.resting = order["rung"]
+        elif operation == "ready":
+            child.ready = True
+        elif operation == "page_out":
+            if child.launch["child"]:
+                os.write(child.orders, b"p")
+                return {"later": True}
+            reason = page_out_other(child.pid)
+            if reason is not None:
+                return {"error": reason}
+        return {}
+
+    def module(self, name: str) -> ModuleType:
+        if name not in self.modules:
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}_child.py")
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.prepare()
+            self.modules[name] = module
+        return self.modules[name]
+
+    def start(self, launch: dict[str, Any]) -> dict[str, Any]:
+        if launch["instance"] in self.children:
+            return {"error": "it already runs"}
+        module = self.module(launch["child"]) if launch["child"] else None
+        event_read, event_write = os.pipe2(os.O_CLOEXEC)
+        order_read, order_write = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            become_engine(launch, module, event_write, order_read)
+        os.close(event_write)
+        os.close(order_read)
+        child = Child(launch, pid, event_read, order_write)
+        self.children[launch["instance"]] = child
+        self.lease_s = launch["lease_s"]
+        if module is not None:
+            self.poll.register(event_read, select.POLLIN)
+        return {"pid": pid, "ticks": child.ticks}
+
+    def listen_to_child(self, number: int) -> None:
+        child = next((c for c in self.children.values() if c.events == number), None)
+        said = os.read(number, 64)
+        if child is None or not said:
+            self.poll.unregister(number)
+            return
+        if b"r" in said:
+            child.ready = True
+            self.tell_all({"event": "ready", "instance": child.launch["instance"]})
+        if b"p" in said:
+            self.tell_all({"event": "paged out", "instance": child.launch["instance"]})
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = next((c for c in self.children.values() if c.pid == pid), None)
+            if child is not None:
+                self.forget(child)
+                code = os.waitstatus_to_exitcode(status)
+                reason = f"ended with status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+                self.tell_all({"event": "died", "instance": child.launch["instance"], "pid": pid, "reason": reason})
+
+    def forget(self, child: Child) -> None:
+        with contextlib.suppress(KeyError, OSError):
+            self.poll.unregister(child.events)
+        os.close(child.events)
+        os.close(child.orders)
+        del self.children[child.launch["instance"]]
+        with contextlib.suppress(OSError):
+            os.unlink(child.launch["socket"])
+
+    def end_all(self, reason: str) -> None:
+        for child in list(self.children.values()):
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
+        for child in list(self.children.values()):
+            with contextlib.suppress(OSError):
+                os.waitpid(child.pid, 0)
+            with contextlib.suppress(OSError):
+                os.unlink(child.launch["socket"])
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+def main() -> None:
+    path, *libraries = sys.argv[1:]
+    lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit("another keeper already serves here")
+    Keeper(path, libraries).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Engines as child processes of the keeper. The runtime port on a real machine.
+
+It decides nothing: which rung, which instance and when come from the agent. Requests of users never pass here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bastide.adapters.runtime import proc
+from bastide.adapters.runtime.http import ask
+from bastide.adapters.runtime.keeperlink import KeeperLink
+from bastide.domain.errors import EngineError, EngineGarbage, EngineLost, EngineStartFailed, Unsupported
+from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity
+from bastide.domain.lifecycle import Rung
+from bastide.engines.port import Engine
+from bastide.ports.runtime import Progress, Runtime
+
+PROBE_S = 0.003
+ANSWER_S_MAX = 30.0
+READ_AHEAD_BYTES = 16 * 2**20
+SAVED_BYTES_MAX = 64 * 2**20
+LOG_BYTES_MAX = 4 * 2**20
+
+
+class _Engine:
+    def __init__(self, launch: LaunchSpec, identity: ProcessIdentity) -> None:
+        self.launch, self.identity = launch, identity
+        self.ready = asyncio.Event()
+        self.paged_out = asyncio.Event()
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.expected = False  # its end was asked for
+
+
+class ProcessRuntime(Runtime):
+    """`engines`: translators by name. `keeper`: path of the keeper's socket."""
+
+    def __init__(self, keeper: str, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
+        self._running: dict[str, _Engine] = {}
+        self._keeper = KeeperLink(keeper, self._hear)
+        self._tell_died: Callable[[str, str], Awaitable[None]] | None = None
+        self._telling: set[asyncio.Future[None]] = set()
+        self._boot = proc.boot_id()
+
+    # --- lives -----------------------------------------------------------------------------------------------------
+
+    async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]:
+        """Engines that an earlier agent started and that still live, with the rung they rest on."""
+        if not await self._keeper.find():
+            return ()
+        found = []
+        for child in (await self._keeper.ask("list"))["children"]:
+            launch = msgspec.convert(child["launch"], LaunchSpec)
+            identity = ProcessIdentity(child["pid"], child["ticks"], self._boot)
+            if child["ready"]:
+                found.append((launch, identity, Rung(child["resting"])))
+            else:  # it was just starting when the agent went: nobody waits for it any more
+                with contextlib.suppress(EngineError):
+                    await self._keeper.ask("signal", instance=launch.instance, signal=int(signal.SIGKILL))
+        return tuple(found)
+
+    async def warm(self, child: str) -> None:
+        """Load a child script's library in the keeper before the first start needs it."""
+        await self._keeper.ask("prepare", child=child)
+
+    async def start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
+        reading = asyncio.create_task(self._read_ahead(launch, progress))
+        try:
+            _trim_log(launch.log)
+            _make_private(launch.state_directory)
+            answer = await self._keeper.ask("start", launch=dataclasses.asdict(launch))
+            identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
+            engine = self._running[launch.instance] = _Engine(launch, identity)
+            progress("loading weights", None)
+            try:
+                async with asyncio.timeout(launch.start_s_max):
+                    await self._until_ready(engine)
+            except TimeoutError:
+                await self.stop(launch.instance, 0.0)
+                raise EngineStartFailed(
+                    f"the engine was not ready within {launch.start_s_max:.0f} s{self._said(launch)}"
+                ) from None
+            await self._restore(engine)
+            return identity
+        finally:
+            reading.cancel()
+
+    async def adopt(self, launch: LaunchSpec, identity: ProcessIdentity) -> bool:
+        if identity.boot_id != self._boot or not await self._is(launch, identity):
+            return False
+        engine = self._running[launch.instance] = _Engine(launch, identity)
+        engine.ready.set()
+        return True
+
+    async def stop(self, instance: str, grace_s: float) -> None:
+        engine = self._running.get(instance)
+        if engine is None:
+            return
+        engine.expected = True
+        with contextlib.suppress(EngineError):
+            # A stopped process can't hear SIGTERM, so it is woken with it.
+            await self._signal(instance, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+            await self._signal(instance, signal.SIGCONT)
+            try:
+                await asyncio.wait_for(asyncio.shield(engine.died), grace_s if grace_s > 0 else 10.0)
+            except TimeoutError:
+                await self._signal(instance, signal.SIGKILL)
+                await asyncio.wait_for(asyncio.shield(engine.died), 10.0)
+        self._running.pop(instance, None)
+
+    def forget_state(self, launch: LaunchSpec) -> None:
+        """Remove what was kept for a deep wake: it holds prompts."""
+        if launch.state_directory:
+            shutil.rmtree(launch.state_directory, ignore_errors=True)
+
+    # --- rungs -----------------------------------------------------------------------------------------------------
+
+    async def sink(self, instance: str, rung: Rung) -> None:
+        engine = self._one(instance)
+        if rung in (Rung.DEEP, Rung.OFF):
+            if rung is Rung.DEEP:
+                await self._save(engine)
+            else:
+                self.forget_state(engine.launch)
+            await self.stop(instance, 2.0)
+            return
+        if rung is Rung.LIGHT:
+            engine.paged_out.clear()
+            # What is paged out must be able to run for it, so a frozen one is woken; ours does it for itself.
+            await self._signal(instance, signal.SIGCONT)
+            if (await self._keeper.ask("page_out", instance=instance)).get("later"):
+                async with asyncio.timeout(ANSWER_S_MAX):
+                    await engine.paged_out.wait()
+        elif rung is not Rung.FROZEN:
+            raise Unsupported(f"no process can rest on {rung.value}")
+        await self._signal(instance, signal.SIGSTOP)
+        await self._keeper.ask("rest", instance=instance, rung=rung.value)
+
+    async def wake(self, instance: str) -> None:
+        await self._signal(instance, signal.SIGCONT)
+        await self._keeper.ask("rest", instance=instance, rung=Rung.AWAKE.value)
+
+    # --- what it says ----------------------------------------------------------------------------------------------
+
+    async def footprint(self, instance: str) -> Footprint:
+        engine = self._running.get(instance)
+        return proc.footprint(engine.identity.pid) if engine is not None else Footprint()
+
+    async def counters(self, instance: str) -> EngineCounters | None:
+        engine = self._one(instance)
+        translator = self._engines[engine.launch.engine]
+        status, body = await self._ask(engine, translator.metrics())
+        return translator.counters(body.decode(errors="replace")) if status == 200 else None
+
+    async def canary(self, instance: str) -> tuple[str, EngineCounters]:
+        engine = self._one(instance)
+        translator = self._engines[engine.launch.engine]
+        status, body = await self._ask(engine, translator.canary(engine.launch.embeddings))
+        if status != 200:
+            raise EngineGarbage(f"the engine answered its canary with status {status}: {body[:200]!r}")
+        try:
+            return translator.canary_answer(body)
+        except ValueError as error:
+            raise EngineGarbage(str(error)) from None
+
+    def identity(self, instance: str) -> ProcessIdentity | None:
+        engine = self._running.get(instance)
+        return engine.identity if engine is not None else None
+
+    def last_lines(self, instance: str, count: int) -> tuple[str, ...]:
+        engine = self._running.get(instance)
+        return _tail(engine.launch.log, count) if engine is not None else ()
+
+    def watch(self, died: Callable[[str, str], Awaitable[None]]) -> None:
+        self._tell_died = died
+
+    def saved_bytes(self, launch: LaunchSpec) -> int:
+        """What the kept prompt cache holds: it lies in memory, so it counts."""
+        directory = Path(launch.state_directory)
+        return sum(file.stat().st_size for file in directory.glob("slot-*")) if launch.state_directory else 0
+
+    async def close(self, *, end_engines: bool) -> None:
+        """Let go of every engine; with `end_engines` they end, and what was kept of their prompts with them."""
+        if end_engines:
+            for engine in self._running.values():
+                engine.expected = True
+                self.forget_state(engine.launch)
+        await self._keeper.close(quit_keeper=end_engines)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _one(self, instance: str) -> _Engine:
+        engine = self._running.get(instance)
+        if engine is None:
+            raise EngineLost(f"{instance} has no process")
+        return engine
+
+    async def _is(self, launch: LaunchSpec, identity: ProcessIdentity) -> bool:
+        children = (await self._keeper.ask("list"))["children"]
+        return any(
+            child["launch"]["instance"] == launch.instance
+            and child["pid"] == identity.pid
+            and child["ticks"] == identity.start_ticks
+            for child in children
+        )
+
+    async def _signal(self, instance: str, number: int) -> None:
+        await self._keeper.ask("signal", instance=instance, signal=int(number))
+
+    async def _ask(self, engine: _Engine, request: Any) -> tuple[int, bytes]:
+        try:
+            return await ask(engine.launch.socket, engine.launch.secret, request, ANSWER_S_MAX)
+        except TimeoutError:
+            raise EngineLost(f"the engine did not answer {request.path} within {ANSWER_S_MAX:.0f} s") from None
+        except OSError as error:
+            raise EngineLost(f"the engine can't be reached: {error.strerror or error}") from None
+        except ValueError as error:
+            raise EngineGarbage(f"the engine answered {request.path} with garbage: {error}") from None
+
+    async def _until_ready(self, engine: _Engine) -> None:
+        """Ours says so itself; an operator's program is asked every few milliseconds."""
+        if engine.launch.child:
+            ready: asyncio.Future[Any] = asyncio.ensure_future(engine.ready.wait())
+            ending: asyncio.Future[Any] = engine.died
+            await asyncio.wait((ready, ending), return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+        else:
+            probe = self._engines[engine.launch.engine].health()
+            while not engine.died.done():
+                with contextlib.suppress(OSError, ValueError, TimeoutError):
+                    status, _ = await ask(engine.launch.socket, engine.launch.secret, probe, 5.0)
+                    if status == 200:
+                        await self._keeper.ask("ready", instance=engine.launch.instance)
+                        return
+                await asyncio.sleep(PROBE_S)
+        if engine.died.done():
+            raise EngineStartFailed(f"the engine {engine.died.result()} before it was ready{self._said(engine.launch)}")
+
+    def _said(self, launch: LaunchSpec) -> str:
+        lines = _tail(launch.log, 5)
+        return "; it last said: " + " | ".join(lines) if lines else "; it said nothing"
+
+    async def _read_ahead(self, launch: LaunchSpec, progress: Progress) -> None:
+        """Have the weights in the page cache: reading in order is several times faster than by page faults."""
+        for path in launch.read_ahead:
+            share = await asyncio.to_thread(proc.cached_share, path)
+            if share > 0.95:
+                continue
+            with contextlib.suppress(OSError):
+                size = os.stat(path).st_size
+                for start in range(0, size, READ_AHEAD_BYTES):
+                    await asyncio.to_thread(_read_part, path, start)
+                    progress("loading weights", min(1.0, (start + READ_AHEAD_BYTES) / size))
+
+    async def _save(self, engine: _Engine) -> None:
+        """Keep the prompt cache; on any trouble simply don't: a deep wake without it is slower, never wrong."""
+        translator = self._engines[engine.launch.engine]
+        kept = 0
+        _make_private(engine.launch.state_directory)
+        for slot in range(engine.launch.slots):
+            request = translator.save(slot)
+            if request is None:
+                return
+            file = Path(engine.launch.state_directory) / f"slot-{slot}"
+            with contextlib.suppress(EngineError):
+                status, body = await self._ask(engine, request)
+                size = file.stat().st_size if status == 200 and file.exists() else 0
+                kept += size
+                if size < 256 or kept > SAVED_BYTES_MAX or b'"n_saved":0' in body:
+                    kept -= size
+                    file.unlink(missing_ok=True)
+
+    async def _restore(self, engine: _Engine) -> None:
+        translator = self._engines[engine.launch.engine]
+        for slot in range(engine.launch.slots):
+            file = Path(engine.launch.state_directory) / f"slot-{slot}"
+            if not engine.launch.state_directory or not file.exists():
+                continue
+            request = translator.restore(slot)
+            if request is not None:
+                with contextlib.suppress(EngineError):
+                    await self._ask(engine, request)
+            file.unlink(missing_ok=True)
+
+    def _hear(self, news: dict[str, Any]) -> None:
+        if news["event"] == "keeper gone":
+            for instance in list(self._running):
+                self._ended(instance, "ended with its keeper")
+            return
+        engine = self._running.get(news["instance"])
+        if engine is None:
+            return
+        if news["event"] == "ready":
+            engine.ready.set()
+        elif news["event"] == "paged out":
+            engine.paged_out.set()
+        elif news["event"] == "died" and news["pid"] == engine.identity.pid:
+            self._ended(news["instance"], news["reason"])
+
+    def _ended(self, instance: str, reason: str) -> None:
+        engine = self._running.pop(instance)
+        if not engine.died.done():
+            engine.died.set_result(reason)
+        was_ready = engine.ready.is_set() or not engine.launch.child
+        if not engine.expected and was_ready and self._tell_died is not None:
+            said = _tail(engine.launch.log, 3)
+            full = f"the engine {reason}" + (f"; it last said: {' | '.join(said)}" if said else "")
+            task = asyncio.ensure_future(self._tell_died(instance, full))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+
+def _make_private(directory: str) -> None:
+    if directory:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+
+
+def _read_part(path: str, start: int) -> None:
+    """Read and forget; what stays is the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        left = READ_AHEAD_BYTES
+        while left > 0 and (data := file.read(min(left, 2**20))):
+            left -= len(data)
+
+
+def _tail(path: str, count: int) -> tuple[str, ...]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple(line for line in lines if line.strip())[-count:]
+
+
+def _trim_log(path: str) -> None:
+    """Logs have a limit: past it, the older part is forgotten. Writers append, so cutting it under them is safe."""
+    with contextlib.suppress(OSError):
+        if path and os.path.getsize(path) > LOG_BYTES_MAX:
+            with open(path, "r+b") as file:
+                file.seek(-LOG_BYTES_MAX // 2, os.SEEK_END)
+                rest = file.read()
+                file.truncate(0)
+            with open(path, "ab") as file:
+                file.write(rest)

@@ -1,0 +1,648 @@
+"""The agent's decisions about the instances of one node, without any input or output.
+
+Owns the records, the queue of wakes and the device's budget. Every method takes `now_s` and returns effects; the
+service (agent/service.py) carries them out and reports back, the simulator does the same in virtual time. It must
+never touch a process, a socket or a clock.
+
+The lease rule: a gateway may connect to an instance only while it holds a lease; a step down begins only when every
+lease is back. So a step down can never race a connect.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+
+from bastide.agent.costs import CostBook
+from bastide.agent.effects import (
+    AskBack,
+    Changed,
+    Effect,
+    Forgotten,
+    Grant,
+    Lost,
+    Note,
+    Refuse,
+    SinkEngine,
+    Spent,
+    StartEngine,
+    StopEngine,
+    Tell,
+    WakeEngine,
+)
+from bastide.agent.record import Record, Waiter
+from bastide.domain.decisions import Decision
+from bastide.domain.errors import BastideError, Conflict, EngineStartFailed, NoRoom, NotFound
+from bastide.domain.instances import Assignment
+from bastide.domain.lifecycle import Happening, Phase, Rung
+from bastide.domain.units import format_bytes, format_duration
+from bastide.policy import backoff, room
+from bastide.policy.sleep import RungCost, ladder, next_step, step_due
+
+RESTED = {
+    Rung.FROZEN: Happening.RESTED_FROZEN,
+    Rung.LIGHT: Happening.RESTED_LIGHT,
+    Rung.DEEP: Happening.RESTED_DEEP,
+    Rung.OFF: Happening.RESTED_OFF,
+}
+HOLDING = {Phase.STARTING, Phase.AWAKE, Phase.SINKING, Phase.FROZEN, Phase.LIGHT, Phase.WAKING, Phase.STOPPING}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the core knows of its node: its name, its device's budget in bytes, and the rungs that hold here."""
+
+    node: str
+    budget_bytes: int
+    available: frozenset[Rung]
+
+
+class NodeCore:
+    """All instances of one node. Not thread-safe: one caller at a time."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.records: dict[str, Record] = {}
+        self._queue: deque[str] = deque()
+        self._due: list[tuple[float, str]] = []
+        self.costs = CostBook()
+        self._out: list[Effect] = []
+
+    # --- what the outside tells the core ---------------------------------------------------------------------------
+
+    def assign(self, assignment: Assignment, estimate_bytes: int, now_s: float) -> list[Effect]:
+        """Take on an instance, or its changed settings. `estimate_bytes`: what it will hold awake, until measured."""
+        record = self.records.get(assignment.instance)
+        if record is None:
+            awake_bytes = self.costs.awake_bytes(assignment.weights) or estimate_bytes
+            record = Record(assignment, since_s=now_s, spent_since_s=now_s, awake_bytes=awake_bytes)
+            self.records[assignment.instance] = record
+            self._out.append(Changed(assignment.instance))
+        else:
+            record.assignment = assignment
+            record.removing = False
+        self._plan_sleep(record)
+        if assignment.keep_awake and record.phase is not Phase.AWAKE:
+            self._want(record, now_s)
+        return self._pump(now_s)
+
+    def adopt(self, instance: str, phase: Phase, pid: int, now_s: float) -> list[Effect]:
+        """A process of an earlier agent, found alive on `phase`."""
+        record = self.records[instance]
+        record.phase, record.since_s, record.pid = phase, now_s, pid
+        record.reason = "adopted: it lived on while the agent was away"
+        record.proven = True
+        record.last_used_s = record.resident_since_s = now_s
+        record.held_bytes = record.awake_bytes
+        self._decide(record, "adopt", f"process {pid} is the one this instance was started as", now_s)
+        self._schedule(record)
+        return self._flush()
+
+    def unassign(self, instance: str, now_s: float) -> list[Effect]:
+        """Let an instance go: finish what is in flight, end it, forget it."""
+        record = self.records.get(instance)
+        if record is None:
+            self._out.append(Forgotten(instance))
+            return self._flush()
+        record.removing = True
+        for waiter in record.waiters:
+            self._out.append(Refuse(waiter.token, NotFound(f"{instance} is being removed")))
+        record.waiters.clear()
+        self._unwant(record)
+        self._begin_sink(record, Rung.OFF, "no longer declared", now_s, only_if_idle_s=None, drain=True)
+        return self._pump(now_s)
+
+    def acquire(self, token: int, worker: str | None, instance: str, now_s: float) -> list[Effect]:
+        """Somebody wants to connect. Answered by exactly one Grant or Refuse with this token, unless withdrawn."""
+        record = self.records.get(instance)
+        if record is None or record.removing:
+            self._out.append(Refuse(token, NotFound(f"this node has no instance {instance}")))
+            return self._flush()
+        if record.last_wanted_s is not None:
+            gap = now_s - record.last_wanted_s
+            known = record.interval_s != float("inf")
+            record.interval_s = gap if not known else 0.7 * record.interval_s + 0.3 * gap
+        record.last_wanted_s = now_s
+        if record.phase is Phase.AWAKE and record.sink_to is None:
+            self._grant(record, Waiter(token, worker, now_s), Rung.AWAKE, now_s)
+            return self._flush()
+        if record.phase is Phase.FAILED and record.failures >= backoff.CRASHES_MAX:
+            self._out.append(Refuse(token, EngineStartFailed(record.failure)))
+            return self._flush()
+        record.waiters.append(Waiter(token, worker, now_s))
+        self._want(record, now_s)
+        return self._pump(now_s)
+
+    def withdraw(self, token: int, now_s: float) -> list[Effect]:
+        """A waiter has gone. Its wake goes on: it is nearly paid for, and the next may come."""
+        for record in self.records.values():
+            record.waiters = [waiter for waiter in record.waiters if waiter.token != token]
+        return self._pump(now_s)
+
+    def returned(
+        self, worker: str, instance: str, released: bool, idle_s: float, in_flight: int, now_s: float
+    ) -> list[Effect]:
+        """A gateway's answer to AskBack."""
+        record = self.records.get(instance)
+        if record is None:
+            return self._flush()
+        record.last_used_s = max(record.last_used_s, now_s - idle_s)
+        record.in_flight[worker] = in_flight
+        record.asked.discard(worker)
+        if released:
+            record.leases.discard(worker)
+            record.in_flight.pop(worker, None)
+        elif record.sink_to is not None and not record.removing:
+            self._stay(record, now_s)
+        self._sink_if_returned(record, now_s)
+        self._schedule(record)
+        return self._pump(now_s)
+
+    def gateway_came(self, worker: str, leases: tuple[str, ...], now_s: float) -> list[Effect]:
+        """A gateway is (back) on the line and says which leases it believes to hold."""
+        for instance in leases:
+            record = self.records.get(instance)
+            if record is not None and record.phase is Phase.AWAKE and record.sink_to is None:
+                record.leases.add(worker)
+                record.last_used_s = now_s
+            else:
+                self._out.append(Lost((worker,), instance, "it went to sleep while the line was cut"))
+        return self._flush()
+
+    def gateway_left(self, worker: str, now_s: float) -> list[Effect]:
+        """A gateway is gone, and with it its leases."""
+        for record in self.records.values():
+            if worker in record.leases or worker in record.asked:
+                record.leases.discard(worker)
+                record.asked.discard(worker)
+                record.in_flight.pop(worker, None)
+                record.last_used_s = max(record.last_used_s, now_s)
+                self._sink_if_returned(record, now_s)
+                self._schedule(record)
+            record.waiters = [waiter for waiter in record.waiters if waiter.worker != worker]
+        return self._pump(now_s)
+
+    def activity(self, worker: str, instance: str, in_flight: int, last_used_s: float, now_s: float) -> list[Effect]:
+        """What a gateway says of an instance it holds."""
+        record = self.records.get(instance)
+        if record is not None and worker in record.leases:
+            record.in_flight[worker] = in_flight
+            record.last_used_s = max(record.last_used_s, last_used_s)
+            self._out.append(Changed(instance))
+        return self._pump(now_s) if self._queue else self._flush()
+
+    def started(self, instance: str, pid: int, took_s: float, now_s: float) -> list[Effect]:
+        """A StartEngine succeeded."""
+        record = self.records.get(instance)
+        if record is None or record.phase is not Phase.STARTING:
+            return self._flush()
+        record.pid = pid
+        record.proven = True
+        reason = f"started in {format_duration(took_s)}"
+        if record.woke_from is Rung.DEEP:
+            self.costs.learn(record.assignment.weights, Rung.DEEP, wake_s=took_s)
+        self._awake(record, reason, now_s)
+        return self._pump(now_s)
+
+    def start_failed(self, instance: str, error: BastideError, now_s: float) -> list[Effect]:
+        """A StartEngine failed."""
+        record = self.records.get(instance)
+        if record is not None and record.phase is Phase.STARTING:
+            self._fail(record, error.message, now_s)
+        return self._pump(now_s)
+
+    def woken(self, instance: str, took_s: float, now_s: float) -> list[Effect]:
+        """A WakeEngine succeeded."""
+        record = self.records.get(instance)
+        if record is None or record.phase is not Phase.WAKING:
+            return self._flush()
+        self.costs.learn(record.assignment.weights, record.woke_from, wake_s=took_s)
+        self._awake(record, f"woken from {record.woke_from.value} in {format_duration(took_s)}", now_s)
+        return self._pump(now_s)
+
+    def rested(self, instance: str, rung: Rung, held_bytes: int, took_s: float, now_s: float) -> list[Effect]:
+        """A SinkEngine or StopEngine is done; `rung` is where it really rests, `held_bytes` what it still holds."""
+        record = self.records.get(instance)
+        if record is None or record.phase not in (Phase.SINKING, Phase.STOPPING):
+            return self._flush()
+        self._spend(record, now_s)
+        was_sinking = record.phase is Phase.SINKING
+        freed = max(0, record.held_bytes - held_bytes)
+        reason = record.sink_reason if was_sinking else record.reason
+        record.move(RESTED[rung], reason, now_s)
+        record.sink_to, record.leaving_for_room = None, False
+        record.held_bytes = held_bytes
+        if not rung.has_process:
+            record.pid = None
+        if was_sinking and rung is not Rung.OFF:
+            self.costs.learn(record.assignment.weights, rung, sink_s=took_s, held_bytes=held_bytes)
+            self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
+        self._out.append(Changed(instance))
+        if record.removing:
+            del self.records[instance]
+            self._out.append(Forgotten(instance))
+        else:
+            self._schedule(record)
+            if record.waiters or record.assignment.keep_awake:
+                self._want(record, now_s)
+        return self._pump(now_s)
+
+    def sink_failed(self, instance: str, reason: str, now_s: float) -> list[Effect]:
+        """A SinkEngine could not be done; the process still runs. The next colder rung is tried."""
+        record = self.records.get(instance)
+        if record is None or record.phase is not Phase.SINKING:
+            return self._flush()
+        failed = record.sink_to or Rung.DEEP
+        if failed in (Rung.FROZEN, Rung.LIGHT):
+            self._decide(record, "fall to deep", f"{failed.value} did not hold: {reason}", now_s)
+            record.sink_to = Rung.DEEP
+            self._out.append(SinkEngine(instance, record.sinking_from, Rung.DEEP))
+            return self._flush()
+        record.sink_to = None
+        record.move(Happening.READY, f"stays awake: {reason}", now_s)
+        record.last_used_s = now_s
+        self._schedule(record)
+        return self._pump(now_s)
+
+    def died(self, instance: str, reason: str, now_s: float) -> list[Effect]:
+        """A process ended by itself."""
+        record = self.records.get(instance)
+        if record is None or record.phase in (Phase.OFF, Phase.DEEP, Phase.FAILED):
+            return self._flush()
+        if record.phase in (Phase.FROZEN, Phase.LIGHT):
+            self._spend(record, now_s)
+            record.move(Happening.DIED, f"ended while asleep: {reason}", now_s)
+            record.pid, record.held_bytes = None, 0
+            self._decide(record, "rest off", record.reason, now_s)
+            if record.removing:
+                del self.records[instance]
+                self._out.append(Forgotten(instance))
+        elif record.phase is Phase.STOPPING or (record.phase is Phase.SINKING and record.removing):
+            return self.rested(instance, Rung.OFF, 0, 0.0, now_s)
+        elif record.phase is not Phase.STARTING:  # a start that dies is told by start_failed
+            self._fail(record, reason, now_s)
+        return self._pump(now_s)
+
+    def measured(self, instance: str, held_bytes: int, now_s: float) -> list[Effect]:
+        """What an awake instance really holds."""
+        record = self.records.get(instance)
+        if record is not None and record.phase is Phase.AWAKE:
+            record.held_bytes = held_bytes
+            record.awake_bytes = held_bytes
+            record.measured = True
+            self.costs.learn(record.assignment.weights, Rung.AWAKE, held_bytes=held_bytes)
+            self._plan_sleep(record)
+            self._schedule(record)
+            self._out.append(Changed(instance))
+        return self._pump(now_s)
+
+    def sleep(self, instance: str, rung: Rung, now_s: float) -> list[Effect]:
+        """A person asks for a step down. Raises Conflict where requests are in flight, NotFound where it is unknown."""
+        record = self.records.get(instance)
+        if record is None:
+            raise NotFound(f"this node has no instance {instance}")
+        if rung.has_process and rung not in self.settings.available:
+            raise Conflict(
+                f"the {rung.value} rung does not hold on this machine; `bastide doctor` says why. Rungs that hold: "
+                + ", ".join(sorted((r.value for r in self.settings.available), key=lambda name: Rung(name).depth))
+            )
+        if record.assignment.keep_awake:
+            raise Conflict(
+                f"{instance} is among the least replicas of {record.assignment.spec.name}, which stay awake; "
+                "`bastide scale` it to 0..N first"
+            )
+        if record.flying:
+            raise Conflict(
+                f"{instance} has {record.flying} request(s) in flight; a busy instance is never put to sleep"
+            )
+        if record.phase.rung is not None and record.phase.rung.depth >= rung.depth:
+            return self._flush()
+        self._begin_sink(record, rung, "asked for by hand", now_s, only_if_idle_s=0.0)
+        return self._pump(now_s)
+
+    def forgive(self, instance: str, now_s: float) -> list[Effect]:
+        """A person, or a changed declaration, says that what made it fail may be mended: try again at once."""
+        record = self.records.get(instance)
+        if record is not None and record.phase is Phase.FAILED:
+            record.failures, record.retry_at_s = 0, now_s
+            self._look(record, now_s)
+        return self._pump(now_s)
+
+    def account(self, now_s: float) -> list[Effect]:
+        """Put the time spent awake so far into the ledger, so that a crash loses little of it."""
+        for record in self.records.values():
+            if record.phase is Phase.AWAKE:
+                self._spend(record, now_s)
+        return self._flush()
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time has passed: step down whoever is due, retry whoever may be retried."""
+        while self._due and self._due[0][0] <= now_s:
+            at_s, instance = heapq.heappop(self._due)
+            record = self.records.get(instance)
+            if record is not None and record.due_s == at_s:
+                record.due_s = None
+                self._look(record, now_s)
+        return self._pump(now_s)
+
+    def next_due_s(self) -> float | None:
+        """When `tick` should be called next, in seconds since the epoch; None: not before something happens."""
+        return self._due[0][0] if self._due else None
+
+    def held_bytes(self) -> int:
+        """What all instances count for on the device now."""
+        return sum(self._charge(record) for record in self.records.values())
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> list[Effect]:
+        out, self._out = self._out, []
+        return out
+
+    def _decide(self, record: Record, what: str, reason: str, now_s: float, **facts: float | int | str) -> None:
+        spec = record.assignment.spec
+        self._out.append(Note(Decision(now_s, spec.project, spec.name, "agent", what, reason, record.instance, facts)))
+
+    def _spend(self, record: Record, now_s: float) -> None:
+        if now_s > record.spent_since_s:
+            self._out.append(Spent(record.instance, record.phase, now_s - record.spent_since_s, now_s))
+        record.spent_since_s = now_s
+
+    def _charge(self, record: Record) -> int:
+        if record.phase in (Phase.STARTING, Phase.WAKING, Phase.AWAKE, Phase.FROZEN):
+            return max(record.awake_bytes, record.held_bytes)
+        return record.held_bytes if record.phase in HOLDING or record.phase is Phase.DEEP else 0
+
+    def _want(self, record: Record, now_s: float) -> None:
+        if not record.wanted and not record.removing:
+            record.wanted = True
+            self._queue.append(record.instance)
+
+    def _unwant(self, record: Record) -> None:
+        if record.wanted:
+            record.wanted = False
+            self._queue.remove(record.instance)
+
+    def _grant(self, record: Record, waiter: Waiter, woke_from: Rung, now_s: float) -> None:
+        if waiter.worker is not None:
+            record.leases.add(waiter.worker)
+        record.last_used_s = now_s
+        self._out.append(Grant(waiter.token, record.instance, woke_from, now_s - waiter.since_s))
+
+    def _awake(self, record: Record, reason: str, now_s: float) -> None:
+        self._spend(record, now_s)
+        record.move(Happening.READY, reason, now_s)
+        record.resident_since_s = record.last_used_s = now_s
+        record.held_bytes = max(record.held_bytes, record.awake_bytes)
+        self._decide(
+            record, "awake", f"{reason}; {len(record.waiters)} waited", now_s, woke_from=record.woke_from.value
+        )
+        self._unwant(record)
+        for waiter in record.waiters:
+            self._grant(record, waiter, record.woke_from, now_s)
+        record.waiters.clear()
+        self._out.append(Changed(record.instance))
+        if record.removing:
+            self._begin_sink(record, Rung.OFF, "no longer declared", now_s, only_if_idle_s=None, drain=True)
+        self._plan_sleep(record)
+        self._schedule(record)
+
+    def _fail(self, record: Record, reason: str, now_s: float) -> None:
+        self._spend(record, now_s)
+        stable = record.phase is Phase.AWAKE and now_s - record.resident_since_s > backoff.STABLE_S
+        record.failures = 1 if stable else record.failures + 1
+        lost = tuple(sorted(record.leases | record.asked))
+        record.leases.clear()
+        record.asked.clear()
+        record.in_flight.clear()
+        record.move(Happening.DIED, reason, now_s)
+        record.failure, record.pid, record.held_bytes = reason, None, 0
+        record.sink_to, record.leaving_for_room = None, False
+        self._unwant(record)
+        if lost:
+            self._out.append(Lost(lost, record.instance, reason))
+        gives_up = record.failures >= backoff.CRASHES_MAX
+        wait_s = backoff.delay_s(record.failures)
+        record.retry_at_s = now_s if record.failures == 1 else now_s + wait_s
+        self._decide(
+            record,
+            "give up" if gives_up else "back off",
+            f"failed {record.failures} time(s): {reason}",
+            now_s,
+            failures=record.failures,
+        )
+        if record.failures >= 2:
+            for waiter in record.waiters:
+                self._out.append(Refuse(waiter.token, EngineStartFailed(reason, retry_after_s=wait_s)))
+            record.waiters.clear()
+        self._out.append(Changed(record.instance))
+        if record.removing:
+            record.move(Happening.STOP, reason, now_s)
+            del self.records[record.instance]
+            self._out.append(Forgotten(record.instance))
+        elif not gives_up:
+            self._at(record, record.retry_at_s)
+
+    def _at(self, record: Record, when_s: float) -> None:
+        """Look at this instance then. Only the earliest time is kept: looking too early costs nothing."""
+        if record.due_s is None or when_s < record.due_s:
+            record.due_s = when_s
+            heapq.heappush(self._due, (when_s, record.instance))
+
+    def _begin_sink(
+        self,
+        record: Record,
+        rung: Rung,
+        reason: str,
+        now_s: float,
+        *,
+        only_if_idle_s: float | None,
+        drain: bool = False,
+        for_room: bool = False,
+    ) -> None:
+        """Towards `rung`: leases are asked back first; the step itself begins when the last is."""
+        if record.phase.rung is None and record.phase is not Phase.FAILED:
+            if record.removing:
+                record.sink_to = record.sink_to or Rung.OFF
+            return  # it is moving; whatever it comes to rest on is looked at again
+        if record.phase in (Phase.OFF, Phase.FAILED) or (record.phase is Phase.DEEP and record.removing):
+            if record.removing:
+                had_state = record.phase is Phase.DEEP
+                record.phase = Phase.OFF
+                if had_state:
+                    record.phase = Phase.STOPPING
+                    self._out.append(StopEngine(record.instance))
+                else:
+                    self._spend(record, now_s)
+                    del self.records[record.instance]
+                    self._out.append(Forgotten(record.instance))
+            return
+        record.sink_to, record.sink_reason, record.leaving_for_room = rung, reason, for_room
+        waiting_for = record.leases - record.asked
+        for worker in sorted(waiting_for):
+            record.asked.add(worker)
+            self._out.append(AskBack(worker, record.instance, only_if_idle_s, drain))
+        self._sink_if_returned(record, now_s)
+
+    def _sink_if_returned(self, record: Record, now_s: float) -> None:
+        if record.sink_to is None or record.asked or record.leases or record.phase.rung is None:
+            return
+        if record.waiters and not record.leaving_for_room and not record.removing and record.phase is Phase.AWAKE:
+            # Somebody came while the leases were on their way back: it stays.
+            self._stay(record, now_s)
+            return
+        self._spend(record, now_s)
+        resting = record.phase.rung
+        if record.removing or record.sink_to is Rung.OFF:
+            record.move(Happening.STOP, record.sink_reason, now_s)
+            self._out.append(StopEngine(record.instance))
+        else:
+            record.sinking_from = resting
+            record.move(Happening.SINK, record.sink_reason, now_s)
+            self._out.append(SinkEngine(record.instance, resting, record.sink_to))
+        self._out.append(Changed(record.instance))
+
+    def _stay(self, record: Record, now_s: float) -> None:
+        record.sink_to, record.leaving_for_room = None, False
+        if record.phase is Phase.AWAKE:
+            self._unwant(record)
+            for waiter in record.waiters:
+                self._grant(record, waiter, Rung.AWAKE, now_s)
+            record.waiters.clear()
+
+    def _look(self, record: Record, now_s: float) -> None:
+        """Something was due for this instance."""
+        if record.phase is Phase.FAILED:
+            if now_s >= record.retry_at_s and record.failures < backoff.CRASHES_MAX:
+                record.move(Happening.BACKOFF_OVER, f"may be tried again after: {record.failure}", now_s)
+                self._out.append(Changed(record.instance))
+                if record.waiters or record.assignment.keep_awake:
+                    self._want(record, now_s)
+            return
+        resting = record.phase.rung
+        if resting is None or record.assignment.keep_awake or record.sink_to is not None or record.wanted:
+            return
+        if resting is Rung.AWAKE and record.flying == 0 and record.failures:
+            record.failures = 0 if now_s - record.resident_since_s > backoff.STABLE_S else record.failures
+        step = step_due(record.steps, resting, now_s - record.last_used_s)
+        if step is not None:
+            self._begin_sink(record, step.rung, step.reason, now_s, only_if_idle_s=step.at_idle_s)
+        else:
+            self._schedule(record)
+
+    def _schedule(self, record: Record) -> None:
+        resting = record.phase.rung
+        if resting is None or record.assignment.keep_awake or record.sink_to is not None:
+            return
+        step = next_step(record.steps, resting)
+        if step is not None:
+            self._at(record, record.last_used_s + step.at_idle_s + 0.001)
+
+    def _pump(self, now_s: float) -> list[Effect]:
+        """Grant the wakes that fit, in the order they came; make room for the first that does not."""
+        blocked = False
+        for instance in list(self._queue):
+            record = self.records[instance]
+            if record.phase is Phase.AWAKE:
+                if record.sink_to is None:
+                    self._stay(record, now_s)
+                continue
+            if record.phase not in (Phase.OFF, Phase.DEEP, Phase.FROZEN, Phase.LIGHT):
+                continue  # it is moving; it stays in the queue until it rests
+            if record.sink_to is not None:
+                record.sink_to = None
+            need = max(0, max(record.awake_bytes, 1) - self._charge(record))
+            if need and blocked:
+                continue  # first come, first served: nobody overtakes who waits for memory
+            decision = self._room(need, instance, now_s) if need else room.Fits()
+            if isinstance(decision, room.Fits):
+                self._rise(record, now_s)
+                continue
+            blocked = True
+            tokens = tuple(waiter.token for waiter in record.waiters)
+            if isinstance(decision, room.CannotFit):
+                blocked = False
+                self._unwant(record)
+                record.reason = f"no room: {decision.reason}"
+                self._decide(record, "refuse", decision.reason, now_s, need_bytes=need)
+                error = f"{instance} {decision.reason}. Raise `--memory`, or scale other services down."
+                self._out.extend(Refuse(token, NoRoom(error, retry_after_s=10.0)) for token in tokens)
+                record.waiters.clear()
+                self._out.append(Changed(instance))
+            elif isinstance(decision, room.GiveWay):
+                self._out.append(Tell(tokens, f"making room: {decision.reason}"))
+                for victim in decision.victims:
+                    self._give_way(self.records[victim], record, victim in decision.drain, decision.reason, now_s)
+                # A victim without leases went at once, or its record may already hold less: look again on `rested`.
+            else:
+                self._at(record, now_s + decision.look_again_s)
+                self._out.append(Tell(tokens, f"waiting for room: {decision.reason}"))
+        return self._flush()
+
+    def _room(self, need: int, instance: str, now_s: float) -> room.RoomDecision:
+        residents, leaving = [], 0
+        for record in self.records.values():
+            held = self._charge(record)
+            if held == 0 or record.instance == instance:
+                continue
+            if record.leaving_for_room or record.phase is Phase.STOPPING or record.phase is Phase.SINKING:
+                leaving += held - self._cost(record, record.sink_to or Rung.OFF).held_bytes
+            deep = self._cost(record, Rung.DEEP)
+            residents.append(
+                room.Resident(
+                    instance=record.instance,
+                    held_bytes=held,
+                    freed_bytes=max(0, held - deep.held_bytes),
+                    in_flight=record.flying,
+                    idle_s=0.0 if record.flying else max(0.0, now_s - record.last_used_s),
+                    resident_s=now_s - record.resident_since_s,
+                    wake_s=deep.wake_s,
+                    interval_s=record.interval_s,
+                    pinned=record.assignment.keep_awake,
+                    moving=record.phase.rung is None or record.sink_to is not None,
+                )
+            )
+        own = self.records[instance]
+        free_budget = self.settings.budget_bytes - self._charge(own)
+        return room.make_room(free_budget, need, tuple(residents), leaving)
+
+    def _give_way(self, victim: Record, winner: Record, drain: bool, reason: str, now_s: float) -> None:
+        need = format_bytes(winner.awake_bytes)
+        self._decide(victim, "give way", f"{winner.assignment.spec.name} needs {need}: {reason}", now_s)
+        self._decide(winner, "make room", reason, now_s)
+        self._begin_sink(
+            victim,
+            Rung.DEEP,
+            f"gave way to {winner.assignment.spec.name}",
+            now_s,
+            only_if_idle_s=None if drain else 0.0,
+            drain=drain,
+            for_room=True,
+        )
+
+    def _rise(self, record: Record, now_s: float) -> None:
+        """Begin to wake: the memory counts as taken from here on."""
+        self._spend(record, now_s)
+        self._unwant(record)
+        resting = record.phase.rung
+        assert resting is not None
+        record.woke_from, record.wake_began_s = resting, now_s
+        tokens = tuple(waiter.token for waiter in record.waiters)
+        why = f"{len(tokens)} waiting" if tokens else "one is kept awake" if record.assignment.keep_awake else "asked"
+        if resting.has_process:
+            record.move(Happening.WAKE, why, now_s)
+            self._out.append(WakeEngine(record.instance))
+        else:
+            record.move(Happening.START, why, now_s)
+            self._out.append(StartEngine(record.instance))
+        name = record.assignment.spec.name
+        self._out.append(Tell(tokens, f"waking {name} from {resting.value}"))
+        self._out.append(Changed(record.instance))
+
+    def _plan_sleep(self, record: Record) -> None:
+        costs = {rung: self._cost(record, rung) for rung in Rung}
+        record.steps = ladder(record.assignment.spec.sleep, costs, self.settings.available)
+
+    def _cost(self, record: Record, rung: Rung) -> RungCost:
+        return self.costs.cost(record.assignment.weights, record.awake_bytes, rung)

@@ -1,0 +1,69 @@
+"""What Bastide needs to know of an engine. One more engine is one more file with this shape.
+
+Nothing here or in its neighbours starts, calls or imports an engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, WeightFile
+from bastide.domain.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an instance will run: directories for its socket, log and kept state, threads to use, how long it may live unclaimed."""
+
+    sockets_directory: str
+    logs_directory: str
+    state_directory: str
+    threads: int
+    lease_s: float
+    secret: str
+    binary: str = ""  # an operator's own program to use instead of the packaged one
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One HTTP request to an engine."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+class Engine(Protocol):
+    """Pure functions of one engine."""
+
+    name: str
+
+    def refuses(self, spec: ServiceSpec, weights: WeightFile | None) -> str | None:
+        """Why this engine can't serve this, or None."""
+        ...
+
+    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile) -> int:
+        """What an awake instance will hold, before it was ever measured."""
+        ...
+
+    def launch(self, assignment: Assignment, place: Place) -> LaunchSpec: ...
+    def health(self) -> Ask: ...
+    def metrics(self) -> Ask: ...
+    def counters(self, metrics: str) -> EngineCounters:
+        """Read the engine's own counters from what `metrics` answered."""
+        ...
+
+    def canary(self, embeddings: bool) -> Ask:
+        """A short fixed question with one right answer for ever."""
+        ...
+
+    def canary_answer(self, body: bytes) -> tuple[str, EngineCounters]:
+        """The comparable part of the answer, and its cost. ValueError where it is garbage."""
+        ...
+
+    def save(self, slot: int) -> Ask | None:
+        """Keep the prompt cache of a slot in the state directory; None where the engine can't."""
+        ...
+
+    def restore(self, slot: int) -> Ask | None: ...
