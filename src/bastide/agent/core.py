@@ -592,6 +592,7 @@ class NodeCore:
             residents.append(
                 room.Resident(
                     instance=record.instance,
+                    name=record.assignment.spec.name,
                     held_bytes=held,
                     freed_bytes=max(0, held - deep.held_bytes),
                     in_flight=record.flying,

@@ -103,6 +103,20 @@ class InstanceTime:
     cost_pico: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineCount:
+    """What the engines of one instance have counted, all its processes so far together. Written when the instance is
+    idle and no gateway holds it, so that every settlement it covers was written before.
+    """
+
+    event_id: str
+    at_s: float
+    project: str
+    service: str
+    instance: str
+    tokens: Tokens
+
+
 def recover(reservation: Reservation, last: Progress | None, at_s: float) -> Settlement:
     """Settle a reservation whose worker died: by its last running count; by nothing where it had none.
 

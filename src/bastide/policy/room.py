@@ -25,6 +25,7 @@ class Resident:
     """An instance that holds memory on the device. Times in seconds; `idle_s` is 0 while requests are in flight."""
 
     instance: str
+    name: str  # of its service, for the reasons
     held_bytes: int
     freed_bytes: int  # what it gives back when it gives way
     in_flight: int
@@ -141,10 +142,10 @@ def _cheapest(candidates: list[Resident], missing: int) -> list[Resident] | None
 def _why(resident: Resident) -> str:
     if resident.in_flight:
         return (
-            f"{resident.instance} has had its place for {format_duration(resident.resident_s)} and another waits; "
+            f"{resident.name} has had its place for {format_duration(resident.resident_s)} and another waits; "
             f"it finishes {resident.in_flight} in flight first"
         )
     return (
-        f"{resident.instance} gives way: idle for {format_duration(resident.idle_s)}, "
+        f"{resident.name} gives way: idle for {format_duration(resident.idle_s)}, "
         f"gives back {format_bytes(resident.freed_bytes)}, wakes in {format_duration(resident.wake_s)}"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from bastide.domain.ledger import InstanceTime, Progress, Reservation, Settlement
+from bastide.domain.ledger import EngineCount, InstanceTime, Progress, Reservation, Settlement
 
-JournalEvent = Reservation | Progress | Settlement | InstanceTime
+JournalEvent = Reservation | Progress | Settlement | InstanceTime | EngineCount
 
 
 class JournalWriter(Protocol):

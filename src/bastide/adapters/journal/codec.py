@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bastide.domain.ledger import InstanceTime, Progress, Reservation, Settlement, Tokens
+from bastide.domain.ledger import EngineCount, InstanceTime, Progress, Reservation, Settlement, Tokens
 from bastide.domain.spec import Price
 from bastide.ports.journal import JournalEvent
 
@@ -39,6 +39,10 @@ def encode_line(event: JournalEvent) -> bytes:
             event.instance, _counts(event.tokens), event.cost_pico, event.outcome, event.account,
             event.first_token_s, event.duration_s,
         )  # fmt: skip
+    elif isinstance(event, EngineCount):
+        fields = (
+            "count", event.event_id, event.at_s, event.project, event.service, event.instance, _counts(event.tokens),
+        )  # fmt: skip
     else:
         fields = (
             "time", event.event_id, event.at_s, event.project, event.service, event.instance, event.phase,
@@ -56,6 +60,9 @@ def decode_line(line: bytes) -> JournalEvent | None:
             return msgspec.convert(_named(Reservation, fields), Reservation)
         if kind == "progress":
             return Progress(fields[0], Tokens(*fields[1]))
+        if kind == "count":
+            fields[5] = Tokens(*fields[5])
+            return msgspec.convert(_named(EngineCount, fields), EngineCount)
         if kind == "settlement":
             fields[7] = Tokens(*fields[7])
             return msgspec.convert(_named(Settlement, fields), Settlement)

@@ -163,7 +163,10 @@ async def serve(
             return
         if came is not None:
             came(link)
-        await link.run()
+        try:
+            await link.run()
+        except asyncio.CancelledError:
+            return  # the loop is closing; a server's connection task has nobody to tell
         if left is not None:
             ended = left(link)
             if ended is not None:

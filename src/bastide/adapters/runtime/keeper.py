@@ -181,7 +181,7 @@ class Keeper:
                     self.end_all("nobody claimed it for its lease")
                     return
                 timeout_ms = left_s * 1000 + 1
-            for number, flags in self.poll.poll(timeout_ms):
+            for number, _ in self.poll.poll(timeout_ms):
                 if number == self.listener.fileno():
                     self.accept()
                 elif number == self.wake_read:
@@ -189,7 +189,7 @@ class Keeper:
                         os.read(self.wake_read, 4096)
                     self.reap()
                 elif number in self.claims:
-                    if not self.hear(number, flags):
+                    if not self.hear(number):
                         return
                 else:
                     self.listen_to_child(number)
@@ -199,7 +199,7 @@ class Keeper:
         self.claims[connection.fileno()] = (connection, b"")
         self.poll.register(connection, select.POLLIN)
 
-    def hear(self, number: int, flags: int) -> bool:
+    def hear(self, number: int) -> bool:
         """Obey whole lines; False when told to quit."""
         connection, rest = self.claims[number]
         try:
@@ -297,8 +297,10 @@ class Keeper:
 
     def listen_to_child(self, number: int) -> None:
         child = next((c for c in self.children.values() if c.events == number), None)
+        if child is None:
+            return  # reaped earlier in this round of events
         said = os.read(number, 64)
-        if child is None or not said:
+        if not said:
             self.poll.unregister(number)
             return
         if b"r" in said:

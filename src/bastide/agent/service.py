@@ -1,0 +1,603 @@
+"""The agent's process: carries out what its core decides, and tells the core what came of it.
+
+Owns the links to gateways and control, the tasks that move engines, and the kept assignments. It must decide nothing:
+every choice is in agent/core.py, where it can be tested and simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bastide.agent.core import NodeCore, NodeSettings
+from bastide.agent.effects import (
+    AskBack,
+    Changed,
+    Effect,
+    Forgotten,
+    Grant,
+    Lost,
+    Note,
+    Refuse,
+    SinkEngine,
+    Spent,
+    StartEngine,
+    StopEngine,
+    Tell,
+    WakeEngine,
+)
+from bastide.agent.settings import AgentSettings
+from bastide.agent.watch import Watcher
+from bastide.domain.decisions import Decision
+from bastide.domain.errors import BastideError, EngineStartFailed, InvalidRequest, NotFound, Unavailable
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity, RungFact
+from bastide.domain.ledger import Account, EngineCount, InstanceTime, Outcome, Settlement, Tokens
+from bastide.domain.lifecycle import Phase, Rung
+from bastide.engines.port import Engine, Place
+from bastide.ports.journal import JournalEvent, JournalWriter
+from bastide.ports.link import Body, Link, LinkLost, Notify
+from bastide.ports.runtime import Runtime
+
+DECISIONS_KEPT = 2000  # while control is away
+CHECK_AFTER_IDLE_S = 1.0
+ACCOUNT_S = 60.0
+REPORT_S = 0.05
+LOG_LINE_BYTES_MAX = 400
+
+
+class NodeRuntime(Runtime, Protocol):
+    """What the agent needs beyond the port: survivors of an earlier agent, and prompt state kept for deep wakes."""
+
+    async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]: ...
+    def saved_bytes(self, launch: LaunchSpec) -> int: ...
+    def forget_state(self, launch: LaunchSpec) -> None: ...
+    async def close(self, *, end_engines: bool) -> None: ...
+
+
+class AgentService:
+    """One node's agent. `engines`: translators by name; `journal`: its own, for instance time and canaries."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        runtime: NodeRuntime,
+        engines: Mapping[str, Engine],
+        journal: JournalWriter,
+    ) -> None:
+        self.settings = settings
+        self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available))
+        self._runtime, self._engines, self._journal = runtime, engines, journal
+        self._watcher = Watcher(runtime, self._book_canary)
+        self._launches: dict[str, LaunchSpec] = {}
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
+        self._gateways: dict[str, Link] = {}
+        self._controls: set[Link] = set()
+        self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self._dirty: set[str] = set()
+        self._unchecked: dict[str, float] = {}
+        self._changed = asyncio.Event()
+        self._to_check = asyncio.Event()
+        self._rethink = asyncio.Event()
+        self._moves: set[asyncio.Task[None]] = set()
+        self._facts_told: dict[tuple[str, str], RungFact] = {}
+        self._boot = f"{time.time_ns():x}"
+        self._numbers = itertools.count(1)
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take up where an earlier agent left: kept assignments, and its engines that still live."""
+        self._runtime.watch(self._died)
+        for file in sorted(Path(self.settings.assignments_directory).glob("*.json")):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                self._take_on(msgspec.json.decode(file.read_bytes(), type=Assignment), keep=False)
+        for launch, identity, rung in await self._runtime.survivors():
+            if launch.instance in self.core.records and await self._runtime.adopt(launch, identity):
+                self._launches[launch.instance] = launch
+                if rung is not Rung.AWAKE:
+                    await self._runtime.wake(launch.instance)
+                self._do(self.core.adopt(launch.instance, Phase.AWAKE, identity.pid, time.time()))
+                self._check_soon(launch.instance)
+            elif await self._runtime.adopt(launch, identity):
+                await self._runtime.stop(launch.instance, 0.0)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick_forever())
+            group.create_task(self._report_forever())
+            group.create_task(self._check_forever())
+
+    async def close(self, *, end_engines: bool) -> None:
+        """End in order. `end_engines`: nobody will come back for them."""
+        self._do(self.core.account(time.time()))
+        for task in list(self._moves):
+            task.cancel()
+        if end_engines:
+            awake = [r.instance for r in self.core.records.values() if r.phase is Phase.AWAKE]
+            await asyncio.gather(*(self._count(instance) for instance in awake), return_exceptions=True)
+        await self._runtime.close(end_engines=end_engines)
+        self._journal.close()
+
+    # --- links -----------------------------------------------------------------------------------------------------
+
+    def came(self, link: Link) -> None:
+        if link.peer.get("role") == "gateway":
+            worker = str(link.peer["worker"])
+            self._gateways[worker] = link
+            self._do(self.core.gateway_came(worker, tuple(link.peer.get("leases", ())), time.time()))
+        else:
+            self._controls.add(link)
+            self._dirty.update(self.core.records)
+            self._facts_told.clear()
+            self._changed.set()
+
+    def left(self, link: Link) -> None:
+        self._controls.discard(link)
+        worker = str(link.peer.get("worker", ""))
+        if self._gateways.get(worker) is link:
+            del self._gateways[worker]
+            self._do(self.core.gateway_left(worker, time.time()))
+
+    async def handle(self, link: Link, verb: str, body: Body, note: Notify) -> Body:
+        """Every verb of the agent's socket; the table in docs/architecture.md lists them."""
+        handler: Callable[[Link, Body, Notify], Awaitable[Body]] | None = getattr(self, f"_on_{verb}", None)
+        if handler is None:
+            raise InvalidRequest(f"the agent knows no verb {verb!r}")
+        return await handler(link, body, note)
+
+    async def _on_acquire(self, link: Link, body: Body, note: Notify) -> Body:
+        worker = str(link.peer["worker"]) if link.peer.get("role") == "gateway" else None
+        grant = await self._acquire(str(body["instance"]), worker, note)
+        launch = self._launches[grant.instance]
+        record = self.core.records[grant.instance]
+        return {
+            "address": launch.socket,
+            "secret": launch.secret,
+            "woke_from": grant.woke_from.value,
+            "wake_s": grant.waited_s,
+            "pid": record.pid,
+        }
+
+    async def _on_activity(self, link: Link, body: Body, note: Notify) -> Body:
+        for instance, seen in body["instances"].items():
+            self._do(
+                self.core.activity(
+                    str(link.peer["worker"]), instance, int(seen["in_flight"]), float(seen["last_used_s"]), time.time()
+                )
+            )
+        return {}
+
+    async def _on_suspect(self, link: Link, body: Body, note: Notify) -> Body:
+        instance = str(body["instance"])
+        record = self.core.records.get(instance)
+        if record is not None and record.phase is Phase.AWAKE:
+            wrong = await self._watcher.canary(instance)
+            if wrong is not None and record.phase is Phase.AWAKE:
+                await self._distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
+        return {}
+
+    async def _on_assign(self, link: Link, body: Body, note: Notify) -> Body:
+        for item in body.get("upserts", ()):
+            self._take_on(msgspec.convert(item, Assignment), keep=True)
+        for instance in body.get("removals", ()):
+            self._do(self.core.unassign(str(instance), time.time()))
+        for fact in body.get("facts", ()):
+            self.core.costs.know(msgspec.convert(fact, RungFact))
+        return {}
+
+    async def _on_inventory(self, link: Link, body: Body, note: Notify) -> Body:
+        return {
+            "reports": [msgspec.to_builtins(r.report(self.settings.node)) for r in self.core.records.values()],
+            "budget_bytes": self.settings.budget_bytes,
+            "held_bytes": self.core.held_bytes(),
+            "available": sorted(rung.value for rung in self.settings.available),
+        }
+
+    async def _on_prove(self, link: Link, body: Body, note: Notify) -> Body:
+        """Start it, ask its canary, measure it: what a rollout waits for."""
+        instance = str(body["instance"])
+        self._do(self.core.forgive(instance, time.time()))
+        grant = await self._acquire(instance, None, note)
+        note({"text": "asking its canary", "fraction": None})
+        wrong = await self._watcher.canary(instance)
+        if wrong is not None:
+            await self._distrust(instance, wrong)
+            raise EngineStartFailed(f"{instance} started, but {wrong}")
+        held = await self._measure(instance)
+        return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s, "held_bytes": held}
+
+    async def _on_wake(self, link: Link, body: Body, note: Notify) -> Body:
+        instance = str(body["instance"])
+        self._do(self.core.forgive(instance, time.time()))
+        grant = await self._acquire(instance, None, note)
+        return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s}
+
+    async def _on_sleep(self, link: Link, body: Body, note: Notify) -> Body:
+        instance, rung = str(body["instance"]), Rung(body["rung"])
+        record = self.core.records.get(instance)
+        before = record.held_bytes if record is not None else 0
+        self._do(self.core.sleep(instance, rung, time.time()))
+        while (record := self.core.records.get(instance)) is not None and (
+            record.sink_to is not None or record.phase in (Phase.SINKING, Phase.STOPPING)
+        ):
+            self._rethink.clear()
+            await self._rethink.wait()
+        if record is None:
+            raise NotFound(f"{instance} went away")
+        if record.phase.rung is None or record.phase.rung is Rung.AWAKE:
+            raise Unavailable(f"{instance} did not go to sleep: {record.reason}", retry_after_s=2.0)
+        return {
+            "rung": record.phase.value,
+            "gave_back_bytes": max(0, before - record.held_bytes),
+            "held_bytes": record.held_bytes,
+        }
+
+    async def _on_log(self, link: Link, body: Body, note: Notify) -> Body:
+        """Part of an instance's log from byte `after` on (negative: that many bytes before the end)."""
+        instance = str(body["instance"])
+        if instance not in self.core.records:
+            raise NotFound(f"this node has no instance {instance}")
+        return await asyncio.to_thread(_log_part, self._log_path(instance), int(body.get("after", -8192)))
+
+    async def _acquire(self, instance: str, worker: str | None, note: Notify) -> Grant:
+        token = next(self._tokens)
+        answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = (answer, note)
+        try:
+            self._do(self.core.acquire(token, worker, instance, time.time()))
+            return await answer
+        finally:
+            del self._waiting[token]
+            if answer.cancelled():
+                self._do(self.core.withdraw(token, time.time()))
+
+    # --- carrying out ----------------------------------------------------------------------------------------------
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StartEngine(instance):
+                    self._spawn(self._start(instance))
+                case SinkEngine(instance, _, rung):
+                    self._spawn(self._sink(instance, rung))
+                case WakeEngine(instance):
+                    self._spawn(self._wake(instance))
+                case StopEngine(instance):
+                    self._spawn(self._stop(instance))
+                case AskBack():
+                    self._spawn(self._ask_back(effect))
+                case Grant(token) | Refuse(token):
+                    self._answer(token, effect)
+                case Tell(tokens, text, fraction):
+                    for token in tokens:
+                        if token in self._waiting:
+                            self._waiting[token][1]({"text": text, "fraction": fraction})
+                case Lost(workers, instance, reason):
+                    for worker in workers:
+                        if worker in self._gateways:
+                            self._gateways[worker].tell("lost", {"instance": instance, "reason": reason})
+                case Note(decision):
+                    self._decisions.append(decision)
+                    self._write_log(decision.instance, f"{decision.what}: {decision.reason}")
+                case Changed(instance):
+                    self._dirty.add(instance)
+                case Spent():
+                    self._book_time(effect)
+                case Forgotten(instance):
+                    self._forget(instance)
+        self._changed.set()
+        self._rethink.set()
+
+    def _answer(self, token: int, effect: Grant | Refuse) -> None:
+        waiting = self._waiting.get(token)
+        if waiting is None or waiting[0].done():
+            return
+        if isinstance(effect, Grant):
+            waiting[0].set_result(effect)
+        else:
+            waiting[0].set_exception(effect.error)
+
+    def _spawn(self, move: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(move)
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    async def _start(self, instance: str) -> None:
+        record = self.core.records[instance]
+        began = time.monotonic()
+
+        def progress(text: str, fraction: float | None) -> None:
+            tokens = tuple(waiter.token for waiter in record.waiters)
+            self._do([Tell(tokens, f"waking {record.assignment.spec.name}, {text}", fraction)])
+
+        try:
+            launch = self._launch(record.assignment)
+            self._launches[instance] = launch
+            identity = await self._runtime.start(launch, progress)
+        except BastideError as error:
+            self._do(self.core.start_failed(instance, error, time.time()))
+        except (OSError, TimeoutError) as error:
+            failed = EngineStartFailed(f"the engine could not be started: {error}")
+            self._do(self.core.start_failed(instance, failed, time.time()))
+        else:
+            self._check_soon(instance)
+            self._do(self.core.started(instance, identity.pid, time.monotonic() - began, time.time()))
+
+    async def _sink(self, instance: str, rung: Rung) -> None:
+        began = time.monotonic()
+        try:
+            if rung is Rung.DEEP or self.core.records[instance].sinking_from is Rung.AWAKE:
+                if self.core.records[instance].sinking_from is not Rung.AWAKE:
+                    await self._runtime.wake(instance)  # only a running engine can save and count
+                await self._count(instance)
+            await self._runtime.sink(instance, rung)
+        except (BastideError, OSError, TimeoutError) as error:
+            if self._runtime.identity(instance) is None:
+                self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, time.time()))
+            else:
+                with contextlib.suppress(BastideError):
+                    await self._runtime.wake(instance)
+                self._do(self.core.sink_failed(instance, str(error), time.time()))
+            return
+        if rung.has_process:
+            held = (await self._runtime.footprint(instance)).charge_bytes
+        else:
+            self._watcher.of(instance).process_ended()
+            held = self._runtime.saved_bytes(self._launches[instance])
+        self._do(self.core.rested(instance, rung, held, time.monotonic() - began, time.time()))
+
+    async def _wake(self, instance: str) -> None:
+        began = time.monotonic()
+        try:
+            await self._runtime.wake(instance)
+        except (BastideError, OSError) as error:
+            await self._died(instance, str(error))
+        else:
+            self._check_soon(instance)
+            self._do(self.core.woken(instance, time.monotonic() - began, time.time()))
+
+    async def _stop(self, instance: str) -> None:
+        if self._runtime.identity(instance) is not None:
+            with contextlib.suppress(BastideError):
+                await self._runtime.wake(instance)
+            await self._count(instance)
+            await self._runtime.stop(instance, 2.0)
+        self._watcher.of(instance).process_ended()
+        if instance in self._launches:
+            self._runtime.forget_state(self._launches[instance])
+        self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, time.time()))
+
+    async def _ask_back(self, ask: AskBack) -> None:
+        link = self._gateways.get(ask.worker)
+        if link is None:
+            self._do(self.core.gateway_left(ask.worker, time.time()))
+            return
+        body = {"instance": ask.instance, "only_if_idle_s": ask.only_if_idle_s, "drain": ask.drain}
+        try:
+            answer = await link.call("revoke", body)
+        except (LinkLost, BastideError):
+            return  # the line is gone: `left` takes its leases back
+        self._do(
+            self.core.returned(
+                ask.worker,
+                ask.instance,
+                bool(answer["released"]),
+                float(answer.get("idle_s") or 0.0),
+                int(answer.get("in_flight", 0)),
+                time.time(),
+            )
+        )
+
+    async def _died(self, instance: str, reason: str) -> None:
+        self._watcher.of(instance).process_ended()
+        self._do(self.core.died(instance, reason, time.time()))
+
+    async def _distrust(self, instance: str, reason: str) -> None:
+        await self._runtime.stop(instance, 0.0)
+        await self._died(instance, reason)
+
+    # --- checks and reports ----------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        next_account_s = time.time() + ACCOUNT_S
+        while True:
+            now_s = time.time()
+            self._do(self.core.tick(now_s))
+            if now_s >= next_account_s:
+                self._do(self.core.account(now_s))
+                self._journal.sync()
+                next_account_s = now_s + ACCOUNT_S
+            due_s = self.core.next_due_s()
+            wait_s = min(next_account_s, due_s if due_s is not None else next_account_s) - time.time()
+            self._rethink.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rethink.wait(), max(0.001, wait_s))
+
+    async def _check_forever(self) -> None:
+        """Once an instance is idle after a wake: is its memory what it was, what does it hold, what did it count?"""
+        while True:
+            now_s = time.time()
+            for instance in list(self._unchecked):
+                record = self.core.records.get(instance)
+                if record is None or record.phase is not Phase.AWAKE:
+                    self._unchecked.pop(instance, None)
+                elif record.flying == 0 and now_s - record.last_used_s >= CHECK_AFTER_IDLE_S and not record.asked:
+                    self._unchecked.pop(instance, None)
+                    wrong = await self._watcher.canary(instance)
+                    if wrong is not None and record.phase is Phase.AWAKE and not record.flying:
+                        await self._distrust(instance, wrong)
+                        continue
+                    await self._measure(instance)
+            if self._unchecked:
+                await asyncio.sleep(CHECK_AFTER_IDLE_S / 4)
+            else:  # nothing to watch: no clock runs
+                self._to_check.clear()
+                await self._to_check.wait()
+
+    def _check_soon(self, instance: str) -> None:
+        self._unchecked[instance] = time.time()
+        self._to_check.set()
+
+    async def _measure(self, instance: str) -> int:
+        footprint = await self._runtime.footprint(instance)
+        if footprint.resident_bytes:
+            self._do(self.core.measured(instance, footprint.charge_bytes, time.time()))
+        return footprint.charge_bytes
+
+    async def _count(self, instance: str) -> None:
+        """Write the engine's own count down, for the ledger to be compared with."""
+        tokens = await self._watcher.count(instance)
+        record = self.core.records.get(instance)
+        if tokens is not None and record is not None:
+            spec = record.assignment.spec
+            self._write(EngineCount(self._event_id(), time.time(), spec.project, spec.name, instance, tokens))
+
+    async def _report_forever(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(REPORT_S)
+            self._changed.clear()
+            if not self._controls:
+                continue
+            reports = [
+                msgspec.to_builtins(self.core.records[instance].report(self.settings.node))
+                for instance in self._dirty
+                if instance in self.core.records
+            ]
+            self._dirty.clear()
+            decisions = [msgspec.to_builtins(decision) for decision in self._decisions]
+            self._decisions.clear()
+            facts = [
+                fact
+                for fact in self.core.costs.facts()
+                if self._facts_told.get((fact.weights_sha256, fact.rung)) != fact
+            ]
+            for fact in facts:
+                self._facts_told[fact.weights_sha256, fact.rung] = fact
+            for link in self._controls:
+                if reports:
+                    link.tell("reports", {"reports": reports})
+                if decisions:
+                    link.tell("decisions", {"decisions": decisions})
+                if facts:
+                    link.tell("facts", {"facts": [msgspec.to_builtins(fact) for fact in facts]})
+
+    # --- ledger, logs and kept assignments -------------------------------------------------------------------------
+
+    def _event_id(self) -> str:
+        return f"{self.settings.node}-{self._boot}-{next(self._numbers)}"
+
+    def _write(self, event: JournalEvent) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not stop engines; the time is lost, requests are not
+            self._journal.append(event)
+
+    def _book_canary(self, instance: str, cost: EngineCounters) -> None:
+        spec = self.core.records[instance].assignment.spec
+        tokens = Tokens(cost.input_tokens, cost.cached_input_tokens, cost.output_tokens)
+        self._write(
+            Settlement(
+                event_id=self._event_id(),
+                at_s=time.time(),
+                project=spec.project,
+                service=spec.name,
+                model=spec.name,
+                key_id="canary",
+                instance=instance,
+                tokens=tokens,
+                cost_pico=0,
+                outcome=Outcome.COMPLETE,
+                account=Account.SYSTEM,
+            )
+        )
+
+    def _book_time(self, spent: Spent) -> None:
+        record = self.core.records.get(spent.instance)
+        if record is None or spent.phase in (Phase.OFF, Phase.FAILED):
+            return
+        spec = record.assignment.spec
+        cost = round(spent.seconds * spec.price.instance_pico_per_hour / 3600) if spent.phase is Phase.AWAKE else 0
+        self._write(
+            InstanceTime(
+                self._event_id(),
+                spent.at_s,
+                spec.project,
+                spec.name,
+                spent.instance,
+                spent.phase.value,
+                spent.seconds,
+                cost,
+            )
+        )
+
+    def _log_path(self, instance: str) -> str:
+        return f"{self.settings.logs_directory}/{instance}.log"
+
+    def _write_log(self, instance: str, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with contextlib.suppress(OSError):
+            log = os.open(self._log_path(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(log, f"{stamp} bastide: {text[:LOG_LINE_BYTES_MAX]}\n".encode())
+            os.close(log)
+
+    def _launch(self, assignment: Assignment) -> LaunchSpec:
+        engine = self._engines["llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine]
+        return engine.launch(
+            assignment,
+            Place(
+                sockets_directory=self.settings.sockets_directory,
+                logs_directory=self.settings.logs_directory,
+                state_directory=self.settings.state_directory,
+                threads=self.settings.threads,
+                lease_s=self.settings.lease_s,
+                secret=secrets.token_urlsafe(24),
+                binary=self.settings.llama_server,
+            ),
+        )
+
+    def _take_on(self, assignment: Assignment, *, keep: bool) -> None:
+        engine = self._engines.get("llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine)
+        if engine is None or assignment.weights is None:
+            return
+        if keep:
+            path = Path(self.settings.assignments_directory) / f"{assignment.instance}.json"
+            fresh = path.with_suffix(".new")
+            fresh.write_bytes(msgspec.json.encode(assignment))
+            fresh.replace(path)
+        estimate = assignment.spec.resources.memory_bytes or engine.estimate_bytes(assignment.spec, assignment.weights)
+        self._do(self.core.assign(assignment, estimate, time.time()))
+
+    def _forget(self, instance: str) -> None:
+        self._unchecked.pop(instance, None)
+        self._watcher.forget(instance)
+        launch = self._launches.pop(instance, None)
+        if launch is not None:
+            self._runtime.forget_state(launch)
+        for path in (Path(self.settings.assignments_directory) / f"{instance}.json", Path(self._log_path(instance))):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for link in self._controls:
+            link.tell("forgotten", {"instance": instance})
+
+
+def _log_part(path: str, after: int) -> Body:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = max(0, size + after) if after < 0 else min(after, size)
+            file.seek(start)
+            data = file.read(64 * 1024)
+    except OSError:
+        return {"text": "", "next": 0}
+    return {"text": data.decode(errors="replace"), "next": start + len(data)}
