@@ -1,0 +1,1 @@
+"""Observe, plan, check, apply; and the control API."""

@@ -96,3 +96,17 @@ class ServiceSpec:
     resources: Resources = field(default_factory=Resources)
     context_tokens: int = 4096
     embeddings: bool = False
+
+
+def launch_key(spec: ServiceSpec) -> tuple[object, ...]:
+    """What a running instance can't change: two specs with equal keys can be served by the same processes."""
+    return (
+        spec.kind,
+        spec.model,
+        spec.endpoint,
+        spec.engine,
+        min(spec.target_in_flight, 16),
+        spec.resources,
+        spec.context_tokens,
+        spec.embeddings,
+    )

@@ -12,23 +12,9 @@ from typing import Protocol
 from bastide.domain.decisions import Decision
 from bastide.domain.instances import RungFact
 from bastide.domain.keys import KeyGrant
-from bastide.domain.ledger import InstanceTime, Settlement
+from bastide.domain.ledger import EngineCount, InstanceTime, Settlement, Tokens
+from bastide.domain.plan import DesiredService
 from bastide.domain.spec import ServiceSpec
-
-
-@dataclass(frozen=True, slots=True)
-class DesiredService:
-    """A service as it was asked for. `serving` is the generation that takes traffic (0: none yet was ready)."""
-
-    spec: ServiceSpec
-    generation: int
-    serving: int = 0
-    serving_spec: ServiceSpec | None = None
-    failed_generation: int = 0
-    failure: str = ""
-    removed: bool = False
-    changed_at_s: float = 0.0
-    created_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +73,10 @@ class Store(Protocol):
     def service(self, project: str, name: str) -> DesiredService | None: ...
 
     def declare(self, specs: tuple[ServiceSpec, ...], now_s: float) -> tuple[DesiredService, ...]:
-        """Write all or none. An unchanged spec keeps its generation; a changed, new or removed-and-back one gets the next."""
+        """Write all or none. An unchanged spec keeps its generation; a changed, new or removed-and-back one gets the next.
+
+        `run_generation` and `serving` follow domain.plan.declared.
+        """
         ...
 
     def mark_serving(self, project: str, name: str, generation: int) -> None:
@@ -139,8 +128,17 @@ class Store(Protocol):
         position: int,
         settlements: tuple[Settlement, ...],
         times: tuple[InstanceTime, ...],
+        counts: tuple[EngineCount, ...] = (),
     ) -> int:
         """In one transaction: add events not yet known by their id, and remember `position` of `journal`. Returns how many were new."""
+        ...
+
+    def engine_count(self, instance: str) -> EngineCount | None:
+        """The newest count of this instance's engines that was folded."""
+        ...
+
+    def instance_tokens(self, instance: str) -> Tokens:
+        """The sum of all settlements of this instance, users and system."""
         ...
 
     def journal_position(self, journal: str) -> int: ...

@@ -1,0 +1,368 @@
+"""The control loop: observe, plan, check, apply. Level-triggered: every hint may be lost and it still converges.
+
+Owns the desired state in memory (it is its only writer), what the node last reported, and the work under way. What to
+do is decided in policy/; here it is done. It must never be in the path of a user's request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from bastide.domain.decisions import Decision
+from bastide.domain.errors import BastideError, Unavailable
+from bastide.domain.instances import Assignment, InstanceReport, RungFact, WeightFile
+from bastide.domain.plan import (
+    Action,
+    Assign,
+    DesiredService,
+    Fail,
+    FetchWeights,
+    Forget,
+    Prove,
+    Serve,
+    Unassign,
+)
+from bastide.domain.spec import ServiceSpec
+from bastide.domain.units import format_bytes
+from bastide.engines.port import Engine
+from bastide.policy.check import Known, check
+from bastide.policy.reconcile import Present, Snapshot, plan
+from bastide.ports.link import Body, LinkLost, Notify
+from bastide.ports.store import Store
+from bastide.ports.weights import Weights
+
+RESYNC_S = 30.0
+PROOFS_AT_ONCE = 4
+
+
+class Node(Protocol):
+    """The node's agent, as control calls it."""
+
+    async def call(self, verb: str, body: Body, progress: Notify | None = None) -> Body: ...
+
+
+@dataclass(slots=True)
+class Work:
+    """Something that takes a while, for progress: what, how far (0 to 1) where that is known."""
+
+    text: str
+    fraction: float | None
+    since_s: float
+
+
+class ControlLoop:
+    """One location's loop. `changed` is called when the routing table may differ."""
+
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        weights: Weights,
+        engines: Mapping[str, Engine],
+        budget_bytes: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self._store, self._node, self._weights, self._engines = store, node, weights, engines
+        self.budget_bytes, self._changed = budget_bytes, changed
+        self.services: dict[tuple[str, str], DesiredService] = {
+            (service.spec.project, service.spec.name): service for service in store.services()
+        }
+        self.reports: dict[str, InstanceReport] = {}
+        self.work: dict[tuple[str, str], Work] = {}
+        self.refused: list[str] = []
+        self.confirmed = False
+        self.synced = False  # whether what the node has is known
+        self._assigned: dict[str, Assignment] = {}
+        self._files: dict[str, WeightFile] = {}
+        self._fetching: set[str] = set()
+        self._proving: set[str] = set()
+        self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hint = asyncio.Event()
+        self._watchers: set[asyncio.Event] = set()
+        self._decisions: deque[Decision] = deque()
+
+    # --- what happens outside --------------------------------------------------------------------------------------
+
+    def hint(self) -> None:
+        """Something may have changed. Losing this only costs time."""
+        self._hint.set()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set at every change, for progress; give it back with `unwatch`."""
+        watcher = asyncio.Event()
+        self._watchers.add(watcher)
+        return watcher
+
+    def unwatch(self, watcher: asyncio.Event) -> None:
+        self._watchers.discard(watcher)
+
+    async def node_came(self) -> None:
+        """The agent is on the line: learn what it has, and tell it everything again."""
+        facts = [msgspec.to_builtins(fact) for fact in self._store.facts()]
+        await self._node.call("assign", {"facts": facts})
+        answer = await self._node.call("inventory", {})
+        self.reports = {r["instance"]: msgspec.convert(r, InstanceReport) for r in answer["reports"]}
+        self._assigned.clear()
+        self.synced = True
+        self.hint()
+
+    def node_left(self) -> None:
+        self.synced = False
+
+    def reported(self, reports: list[Any]) -> None:
+        for item in reports:
+            report = msgspec.convert(item, InstanceReport)
+            self.reports[report.instance] = report
+        self.hint()
+
+    def forgotten(self, instance: str) -> None:
+        self.reports.pop(instance, None)
+        self._assigned.pop(instance, None)
+        self.hint()
+
+    def learned(self, facts: list[Any]) -> None:
+        for item in facts:
+            self._store.put_fact(msgspec.convert(item, RungFact))
+
+    # --- desired state ---------------------------------------------------------------------------------------------
+
+    def declare(self, specs: tuple[ServiceSpec, ...]) -> tuple[DesiredService, ...]:
+        """Write all or none; durable when it returns."""
+        for service in (written := self._store.declare(specs, time.time())):
+            self._take(service)
+            self.note(service.spec, "declare", f"generation {service.generation} is desired")
+        self._changed()
+        self.hint()
+        return written
+
+    def remove(self, project: str, name: str) -> None:
+        self._store.remove_service(project, name, time.time())
+        self._reload(project, name)
+        self._changed()
+        self.hint()
+
+    def note(self, spec: ServiceSpec, what: str, reason: str) -> None:
+        self._decisions.append(Decision(time.time(), spec.project, spec.name, "control", what, reason))
+        self._hint.set()
+
+    def add_decisions(self, decisions: list[Any]) -> None:
+        self._decisions.extend(msgspec.convert(item, Decision) for item in decisions)
+        self._hint.set()
+
+    def flush_decisions(self) -> None:
+        """Write what was decided."""
+        decisions = tuple(self._decisions)
+        self._decisions.clear()
+        if decisions:
+            self._store.add_decisions(decisions)
+
+    def _take(self, service: DesiredService) -> None:
+        self.services[service.spec.project, service.spec.name] = service
+
+    def _reload(self, project: str, name: str) -> None:
+        service = self._store.service(project, name)
+        if service is None:
+            self.services.pop((project, name), None)
+        else:
+            self._take(service)
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                self._hint.clear()
+                with contextlib.suppress(LinkLost):
+                    await self.step()
+                with contextlib.suppress(Unavailable):
+                    await asyncio.to_thread(self.flush_decisions)
+                if not self._hint.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._hint.wait(), RESYNC_S)
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+
+    async def step(self) -> tuple[Action, ...]:
+        """One round. Returns what was applied."""
+        if not self.synced:
+            return ()
+        snapshot = self._observe()
+        actions = plan(snapshot)
+        refusals = check(actions, self._known(snapshot))
+        refused = {id(refusal.action) for refusal in refusals}
+        self.refused = [refusal.reason for refusal in refusals]
+        self.confirmed = False
+        for refusal in refusals:
+            if isinstance(refusal.action, Assign):
+                a = refusal.action.assignment
+                self._fail(a.spec.project, a.spec.name, refusal.reason)
+        allowed = tuple(action for action in actions if id(action) not in refused)
+        await self._apply(allowed)
+        return allowed
+
+    def _observe(self) -> Snapshot:
+        present = tuple(
+            Present(
+                report.instance,
+                report.project,
+                report.service,
+                report.generation,
+                int(report.instance.rpartition(".")[2]),
+                report.proven,
+                self._assigned.get(report.instance),
+            )
+            for report in self.reports.values()
+        )
+        for service in self.services.values():
+            for spec in (service.spec, service.serving_spec):
+                if spec is not None and spec.model is not None and spec.model.url not in self._files:
+                    file = self._weights.resolve(spec.model)
+                    if file is not None:
+                        self._files[spec.model.url] = file
+        return Snapshot(tuple(self.services.values()), present, self._files, time.time())
+
+    def _known(self, snapshot: Snapshot) -> Known:
+        return Known(
+            present=frozenset(self.reports),
+            proven_services=frozenset((r.project, r.service) for r in self.reports.values() if r.proven),
+            outside_services=frozenset(key for key, s in self.services.items() if s.spec.endpoint is not None),
+            budget_bytes=self.budget_bytes,
+            confirmed=self.confirmed,
+        )
+
+    async def _apply(self, actions: tuple[Action, ...]) -> None:
+        assigns = [action for action in actions if isinstance(action, Assign)]
+        unassigns = [action for action in actions if isinstance(action, Unassign)]
+        if assigns:
+            await self._node.call("assign", {"upserts": [msgspec.to_builtins(a.assignment) for a in assigns]})
+            for action in assigns:
+                self._assigned[action.assignment.instance] = action.assignment
+        if unassigns:
+            for unassign in unassigns:
+                service = self.services.get((unassign.project, unassign.service))
+                if service is not None:
+                    self.note(service.spec, "let go", f"{unassign.instance}: {unassign.reason}")
+            await self._node.call("assign", {"removals": [action.instance for action in unassigns]})
+        for action in actions:
+            match action:
+                case FetchWeights():
+                    self._fetch(action)
+                case Prove():
+                    if action.instance not in self._proving:
+                        self._proving.add(action.instance)
+                        self._spawn(self._prove(action))
+                case Serve():
+                    self._store.mark_serving(action.project, action.service, action.generation)
+                    self._reload(action.project, action.service)
+                    self.note(self.services[action.project, action.service].spec, "serve", action.reason)
+                    self.work.pop((action.project, action.service), None)
+                    self._changed()
+                    self.hint()
+                case Forget():
+                    self._store.forget_service(action.project, action.service)
+                    self.services.pop((action.project, action.service), None)
+                    self._changed()
+                    self.hint()
+                case Fail():
+                    self._fail(action.project, action.service, action.reason)
+                case Assign() | Unassign():
+                    pass
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _fail(self, project: str, name: str, reason: str) -> None:
+        service = self.services.get((project, name))
+        if service is None or not service.rolling:
+            return
+        self._store.mark_failed(project, name, service.generation, reason)
+        self._reload(project, name)
+        self.note(service.spec, "fail", f"generation {service.generation}: {reason}")
+        self.work.pop((project, name), None)
+        self._changed()
+        self.hint()
+
+    def progress(self, key: tuple[str, str], text: str, fraction: float | None) -> None:
+        old = self.work.get(key)
+        self.work[key] = Work(text, fraction, old.since_s if old is not None else time.time())
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _fetch(self, action: FetchWeights) -> None:
+        spec = self.services[action.project, action.service].spec
+        if spec.model is not None and spec.model.url not in self._fetching:
+            self._fetching.add(spec.model.url)
+            self.note(spec, "fetch weights", action.reason)
+            self._spawn(self._fetch_weights(spec))
+
+    async def _fetch_weights(self, spec: ServiceSpec) -> None:
+        assert spec.model is not None
+        url = spec.model.url
+        loop = asyncio.get_running_loop()
+        told_s = 0.0
+
+        def tell(done_bytes: int, total_bytes: int | None) -> None:
+            nonlocal told_s
+            if time.monotonic() - told_s < 0.1 and done_bytes != total_bytes:
+                return
+            told_s = time.monotonic()
+            text = f"fetching weights, {format_bytes(done_bytes)}"
+            text += f" of {format_bytes(total_bytes)}" if total_bytes else ""
+            fraction = done_bytes / total_bytes if total_bytes else None
+            loop.call_soon_threadsafe(self._progress_of_url, url, text, fraction)
+
+        try:
+            file = await asyncio.to_thread(self._weights.fetch, spec.model, self.budget_bytes, tell)
+            engine = self._engines["llama.cpp" if spec.engine == "auto" else spec.engine]
+            reason = engine.refuses(spec, file)
+            if reason is not None:
+                self._fail(spec.project, spec.name, reason)
+            self._files[url] = file
+        except BastideError as error:
+            for key, service in list(self.services.items()):
+                if service.rolling and service.spec.model is not None and service.spec.model.url == url:
+                    self._fail(*key, error.message)
+        finally:
+            self._fetching.discard(url)
+            self.hint()
+
+    def _progress_of_url(self, url: str, text: str, fraction: float | None) -> None:
+        for key, service in self.services.items():
+            if service.rolling and service.spec.model is not None and service.spec.model.url == url:
+                self.progress(key, text, fraction)
+
+    async def _prove(self, action: Prove) -> None:
+        key = (action.project, action.service)
+        service = self.services[key]
+        try:
+            async with self._proofs:
+                self.progress(key, "starting the first instance", None)
+                answer = await self._node.call(
+                    "prove",
+                    {"instance": action.instance},
+                    lambda note: self.progress(key, str(note["text"]), note["fraction"]),
+                )
+            held = format_bytes(answer["held_bytes"])
+            self.note(service.spec, "prove", f"generation {action.generation} answered its canary and holds {held}")
+        except LinkLost:
+            pass  # the agent went away: it is planned again when it is back
+        except BastideError as error:
+            self._fail(action.project, action.service, error.message)
+        finally:
+            self._proving.discard(action.instance)
+            self.hint()

@@ -1,0 +1,24 @@
+"""Where control lives and what it may assume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """`socket`: its link for gateways. `agent_socket`: the node's agent. `http_socket`: the control API.
+
+    `budget_bytes`: of the node's device. `workers`: how many gateway workers share every limit. `data_directory`:
+    for backups and the doctor.
+    """
+
+    node: str
+    socket: str
+    agent_socket: str
+    http_socket: str
+    data_directory: str
+    budget_bytes: int
+    workers: int = 1
+    url: str = ""
+    orphan_s: float = 60.0
