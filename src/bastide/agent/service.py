@@ -354,7 +354,6 @@ class AgentService:
         if rung.has_process:
             held = (await self._runtime.footprint(instance)).charge_bytes
         else:
-            self._watcher.of(instance).process_ended()
             held = self._runtime.saved_bytes(self._launches[instance])
         self._do(self.core.rested(instance, rung, held, time.monotonic() - began, time.time()))
 
@@ -374,7 +373,6 @@ class AgentService:
                 await self._runtime.wake(instance)
             await self._count(instance)
             await self._runtime.stop(instance, 2.0)
-        self._watcher.of(instance).process_ended()
         if instance in self._launches:
             self._runtime.forget_state(self._launches[instance])
         self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, time.time()))
@@ -401,7 +399,6 @@ class AgentService:
         )
 
     async def _died(self, instance: str, reason: str) -> None:
-        self._watcher.of(instance).process_ended()
         self._do(self.core.died(instance, reason, time.time()))
 
     async def _distrust(self, instance: str, reason: str) -> None:
@@ -458,11 +455,11 @@ class AgentService:
 
     async def _count(self, instance: str) -> None:
         """Write the engine's own count down, for the ledger to be compared with."""
-        tokens = await self._watcher.count(instance)
+        counted = await self._watcher.count(instance)
         record = self.core.records.get(instance)
-        if tokens is not None and record is not None:
+        if counted is not None and record is not None:
             spec = record.assignment.spec
-            self._write(EngineCount(self._event_id(), time.time(), spec.project, spec.name, instance, tokens))
+            self._write(EngineCount(self._event_id(), time.time(), spec.project, spec.name, instance, *counted))
 
     async def _report_forever(self) -> None:
         while True:

@@ -6,7 +6,7 @@ A difference in the canary's answer means that memory came back wrong: then the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bastide.domain.errors import BastideError
 from bastide.domain.instances import EngineCounters
@@ -16,22 +16,10 @@ from bastide.ports.runtime import Runtime
 
 @dataclass(slots=True)
 class Watched:
-    """What is known of one instance across its processes. `past`: counts of processes that have ended."""
+    """What is known of one instance across its processes."""
 
     canary: str | None = None
-    past: Tokens = field(default_factory=Tokens)
-    last: EngineCounters = field(default_factory=EngineCounters)
     differences: int = 0
-
-    def total(self) -> Tokens:
-        return Tokens(
-            self.past.input_tokens + self.last.input_tokens,
-            self.past.cached_input_tokens + self.last.cached_input_tokens,
-            self.past.output_tokens + self.last.output_tokens,
-        )
-
-    def process_ended(self) -> None:
-        self.past, self.last = self.total(), EngineCounters()
 
 
 class Watcher:
@@ -62,14 +50,14 @@ class Watcher:
             return f"its canary answered {answer!r}, but {watched.canary!r} before"
         return None
 
-    async def count(self, instance: str) -> Tokens | None:
-        """The engine's own count, all processes of the instance together; None where it can't be read."""
+    async def count(self, instance: str) -> tuple[str, Tokens] | None:
+        """The present process, and what it has counted since it started; None where that can't be read."""
+        identity = self._runtime.identity(instance)
         try:
             counters = await self._runtime.counters(instance)
         except BastideError:
             return None
-        if counters is None:
+        if counters is None or identity is None:
             return None
-        watched = self.of(instance)
-        watched.last = counters
-        return watched.total()
+        tokens = Tokens(counters.input_tokens, counters.cached_input_tokens, counters.output_tokens)
+        return f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}", tokens

@@ -82,6 +82,7 @@ class ControlLoop:
         self.synced = False  # whether what the node has is known
         self._assigned: dict[str, Assignment] = {}
         self._files: dict[str, WeightFile] = {}
+        self._letting_go: set[str] = set()
         self._fetching: set[str] = set()
         self._proving: set[str] = set()
         self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
@@ -114,6 +115,7 @@ class ControlLoop:
         answer = await self._node.call("inventory", {})
         self.reports = {r["instance"]: msgspec.convert(r, InstanceReport) for r in answer["reports"]}
         self._assigned.clear()
+        self._letting_go.clear()
         self.synced = True
         self.hint()
 
@@ -129,6 +131,7 @@ class ControlLoop:
     def forgotten(self, instance: str) -> None:
         self.reports.pop(instance, None)
         self._assigned.pop(instance, None)
+        self._letting_go.discard(instance)
         self.hint()
 
     def learned(self, facts: list[Any]) -> None:
@@ -248,13 +251,15 @@ class ControlLoop:
         unassigns = [action for action in actions if isinstance(action, Unassign)]
         if assigns:
             await self._node.call("assign", {"upserts": [msgspec.to_builtins(a.assignment) for a in assigns]})
-            for action in assigns:
-                self._assigned[action.assignment.instance] = action.assignment
+            for assign in assigns:
+                self._assigned[assign.assignment.instance] = assign.assignment
+                self._letting_go.discard(assign.assignment.instance)
         if unassigns:
             for unassign in unassigns:
                 service = self.services.get((unassign.project, unassign.service))
-                if service is not None:
+                if service is not None and unassign.instance not in self._letting_go:
                     self.note(service.spec, "let go", f"{unassign.instance}: {unassign.reason}")
+            self._letting_go.update(action.instance for action in unassigns)
             await self._node.call("assign", {"removals": [action.instance for action in unassigns]})
         for action in actions:
             match action:

@@ -105,8 +105,8 @@ class InstanceTime:
 
 @dataclass(frozen=True, slots=True)
 class EngineCount:
-    """What the engines of one instance have counted, all its processes so far together. Written when the instance is
-    idle and no gateway holds it, so that every settlement it covers was written before.
+    """What one engine process has counted since it started. `process` names it beyond doubt. Written when the instance
+    is idle and no gateway holds it, so that every settlement it covers was written before.
     """
 
     event_id: str
@@ -114,6 +114,7 @@ class EngineCount:
     project: str
     service: str
     instance: str
+    process: str
     tokens: Tokens
 
 

@@ -66,7 +66,14 @@ def _service(service: DesiredService, found: list[Present], weights: Mapping[str
         _want_slots(service, service.serving_spec, weights, wanted)
     if service.rolling:
         actions.extend(_roll(service, found, weights, wanted))
+    serving = service.serving_spec
+    # What serves is never let go because its weights can't be found just now: they are fetched again instead.
+    blind = serving is not None and serving.model is not None and serving.model.url not in weights
+    if blind and not service.rolling:
+        actions.append(FetchWeights(project, name, service.generation, "the weights it serves are not on this node"))
     for present in found:
+        if blind and present.generation == service.serving_run:
+            continue
         if present.instance not in wanted:
             why = "replaced by a newer generation" if present.generation != service.run_generation else "scaled down"
             actions.append(Unassign(present.instance, project, name, why, asked=True))

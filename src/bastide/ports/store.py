@@ -133,8 +133,8 @@ class Store(Protocol):
         """In one transaction: add events not yet known by their id, and remember `position` of `journal`. Returns how many were new."""
         ...
 
-    def engine_count(self, instance: str) -> EngineCount | None:
-        """The newest count of this instance's engines that was folded."""
+    def engine_tokens(self, instance: str) -> Tokens:
+        """What all engine processes of this instance have counted: the sum of the newest folded count of each."""
         ...
 
     def instance_tokens(self, instance: str) -> Tokens:

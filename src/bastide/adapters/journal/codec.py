@@ -41,7 +41,8 @@ def encode_line(event: JournalEvent) -> bytes:
         )  # fmt: skip
     elif isinstance(event, EngineCount):
         fields = (
-            "count", event.event_id, event.at_s, event.project, event.service, event.instance, _counts(event.tokens),
+            "count", event.event_id, event.at_s, event.project, event.service, event.instance, event.process,
+            _counts(event.tokens),
         )  # fmt: skip
     else:
         fields = (
@@ -61,7 +62,7 @@ def decode_line(line: bytes) -> JournalEvent | None:
         if kind == "progress":
             return Progress(fields[0], Tokens(*fields[1]))
         if kind == "count":
-            fields[5] = Tokens(*fields[5])
+            fields[6] = Tokens(*fields[6])
             return msgspec.convert(_named(EngineCount, fields), EngineCount)
         if kind == "settlement":
             fields[7] = Tokens(*fields[7])

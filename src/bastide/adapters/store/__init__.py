@@ -1,0 +1,1 @@
+"""Stores: in memory, and SQLite. One contract suite, tests/contract/test_store.py."""
