@@ -1,0 +1,229 @@
+"""The gateway's endpoints: who may call what, and where it goes. Owns one worker's live state, put together.
+
+Thin: a model request is an Exchange, the control plane's pages are a Splice, the rest is answered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+
+import msgspec
+
+from bastide.domain.errors import BastideError, CallerError, InternalError, NotFound, Unauthenticated, Unavailable
+from bastide.domain.keys import KEY_PREFIX, KeyGrant
+from bastide.domain.routes import RoutingTable
+from bastide.gateway import calls, wire
+from bastide.gateway.accounts import Accounts, AskSlice
+from bastide.gateway.client import ClientConnection, Request
+from bastide.gateway.directory import Directory
+from bastide.gateway.dispatch import ServiceQueue
+from bastide.gateway.exchange import Exchange
+from bastide.gateway.fleet import Fleet
+from bastide.gateway.ledger import Ledger
+from bastide.gateway.settings import GatewaySettings
+from bastide.gateway.splice import Splice
+from bastide.gateway.upstream import Endpoint, Pool
+from bastide.ports.link import Body
+
+_log = logging.getLogger("bastide.gateway")
+_encode = msgspec.json.Encoder().encode
+_CONTROL_PAGES = frozenset({"/openapi.json", "/docs", "/metrics"})
+_OWN_PAGES = frozenset({"/", "/healthz", "/readyz"})
+
+
+class MethodNotAllowed(CallerError):
+    code, status = "method_not_allowed", 405
+
+
+class Gateway:
+    def __init__(
+        self, settings: GatewaySettings, pool: Pool, fleet: Fleet, ledger: Ledger, ask_slice: AskSlice
+    ) -> None:
+        self.settings, self.pool, self.fleet, self.ledger = settings, pool, fleet, ledger
+        self.accounts = Accounts(settings.rank, settings.count, ask_slice)
+        self.directory = Directory(RoutingTable())
+        self.queues: dict[tuple[str, str], ServiceQueue] = {}
+        self.has_table = False
+        self.requests_total = 0
+        self.errors_total: dict[str, int] = {}
+        self._control = Endpoint(path=settings.control_http)
+
+    # The table
+
+    def apply(self, table: RoutingTable) -> None:
+        """Serve by this table from now on; requests under way end by the one they began with."""
+        self.directory = Directory(table)
+        self.has_table = True
+        wanted: set[str] = set()
+        for route in table.services:
+            if route.outside is not None:
+                continue
+            wanted.update(ref.instance for ref in route.instances)
+            name = (route.project, route.service)
+            queue = self.queues.get(name)
+            if queue is None:
+                self.queues[name] = ServiceQueue(route, self.fleet)
+            elif queue.route != route:
+                queue.update(route)
+        for name in [name for name in self.queues if name not in self.directory.services]:
+            self.queues.pop(name).end()
+        self.fleet.keep(wanted)
+        self.accounts.keep({grant.key_id for grant in table.keys})
+
+    def load(self) -> Body:
+        """What control is told of this worker's load."""
+        services = {
+            f"{project}/{service}": {
+                "in_flight": queue.in_flight,
+                "queued": queue.queued,
+                "requests_total": queue.requests_total,
+                "errors_total": queue.errors_total,
+            }
+            for (project, service), queue in self.queues.items()
+        }
+        counters = {"requests_total": self.requests_total}
+        counters |= {f"errors_total.{code}": count for code, count in self.errors_total.items()}
+        return {"services": services, "counters": counters}
+
+    # Requests
+
+    def screen(self, request: Request) -> None:
+        """Refuse by the head alone what can be: unknown paths, wrong methods, keys that open nothing."""
+        path, method = request.path, request.method
+        if path in _OWN_PAGES:
+            _allow(method, "GET")
+        elif path in _CONTROL_PAGES:
+            _allow(method, "GET")
+            if path == "/metrics":
+                request.caller = self._caller(request)
+        elif path.startswith("/api/v1/"):
+            _allow(method, "GET", "POST", "PUT", "PATCH", "DELETE")
+        elif path in calls.PATHS:
+            request.caller = self._caller(request)
+            _allow(method, "POST")
+        elif path.startswith("/v1/"):
+            request.caller = self._caller(request)
+            if path != "/v1/models" and not path.startswith("/v1/models/"):
+                raise NotFound(f"there is no {path[:100]}; see /v1/models, /v1/chat/completions, /v1/completions, "
+                               "/v1/embeddings and /v1/responses")  # fmt: skip
+            _allow(method, "GET")
+        else:
+            raise NotFound(f"there is no {path[:100]}")
+
+    async def serve(self, connection: ClientConnection, request: Request) -> None:
+        """Answer one request. Never raises."""
+        exchange: Exchange | None = None
+        splice: Splice | None = None
+        try:
+            self.requests_total += 1
+            if request.refusal is not None:
+                raise request.refusal
+            if request.path in calls.PATHS:
+                assert request.caller is not None
+                exchange = Exchange(self, connection, request, request.caller)
+                await exchange.run()
+            elif request.path in _CONTROL_PAGES or request.path.startswith("/api/v1/"):
+                splice = Splice(self.pool, self._control, connection, request)
+                await splice.run()
+            else:
+                self._page(connection, request)
+        except BastideError as error:
+            self._tell(connection, request, exchange, splice, error)
+        except asyncio.CancelledError:
+            # The client left, or the worker ends: whoever still listens is told.
+            self._tell(
+                connection,
+                request,
+                exchange,
+                splice,
+                Unavailable("this gateway restarts; try again", retry_after_s=1.0),
+            )
+            connection.abort_soon()
+            raise
+        except Exception as error:
+            # The kind and the place of a fault are logged, never its text: that may hold what a user said.
+            _log.error("%s at %s", type(error).__name__, _place(error))
+            self._tell(connection, request, exchange, splice, InternalError("the gateway failed; its log says where"))
+        finally:
+            connection.finish(request)
+
+    def _tell(
+        self,
+        connection: ClientConnection,
+        request: Request,
+        exchange: Exchange | None,
+        splice: Splice | None,
+        error: BastideError,
+    ) -> None:
+        self.errors_total[error.code] = self.errors_total.get(error.code, 0) + 1
+        if exchange is not None:
+            exchange.answer.error(error)
+        elif splice is not None and splice.has_head:
+            connection.abort()  # an answer that breaks off must not look complete
+        else:
+            headers, body = wire.error_parts(error)
+            headers += b"x-request-id: %b\r\n" % request.identity
+            connection.write(wire.whole(error.status, headers, body, request.closes, request.method == "HEAD"))
+
+    def _caller(self, request: Request) -> KeyGrant:
+        given = request.header(b"authorization")
+        if given is None:
+            raise Unauthenticated(f"no API key was given; send it as 'Authorization: Bearer {KEY_PREFIX}...'")
+        scheme, _, key = given.partition(b" ")
+        grant = None
+        if scheme.lower() == b"bearer":
+            grant = self.directory.keys.get(hashlib.sha256(key.strip()).hexdigest())
+        if grant is None:
+            if not self.has_table:
+                raise Unavailable(
+                    "this gateway has not heard from the control plane yet; try again soon", retry_after_s=1.0
+                )
+            raise Unauthenticated("this API key is not known here")
+        reason = grant.refuses(time.time())
+        if reason is not None:
+            raise Unauthenticated(reason)
+        return grant
+
+    def _page(self, connection: ClientConnection, request: Request) -> None:
+        path = request.path
+        status = 200
+        if path == "/healthz":
+            body = b'{"status":"ok"}'
+        elif path == "/readyz":
+            status, body = (
+                (200, b'{"status":"ready"}') if self.has_table else (503, b'{"status":"no routing table yet"}')
+            )
+        elif path == "/":
+            body = b'{"name":"bastide","api":"/v1","control":"/api/v1","docs":"/docs"}'
+        else:
+            body = self._models(request)
+        headers = wire.JSON + b"x-request-id: %b\r\n" % request.identity
+        connection.write(wire.whole(status, headers, body, request.closes))
+
+    def _models(self, request: Request) -> bytes:
+        grant = request.caller
+        assert grant is not None
+        if request.path == "/v1/models":
+            routes = self.directory.models(grant)
+            return _encode({"object": "list", "data": [self._model(route.model, grant) for route in routes]})
+        return _encode(self._model(request.path.removeprefix("/v1/models/"), grant))
+
+    def _model(self, name: str, grant: KeyGrant) -> Body:
+        route = self.directory.model(grant, name)
+        created = int(self.directory.created_at_s(route))
+        return {"id": route.model, "object": "model", "created": created, "owned_by": route.project}
+
+
+def _allow(method: str, *methods: str) -> None:
+    if method not in methods:
+        raise MethodNotAllowed(f"{method} is not allowed here; use {' or '.join(methods)}")
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "?"

@@ -1,0 +1,157 @@
+"""From a service to an instance that may be used now: picks, holds, wakes once. Owns the waiting queues.
+
+First come, first served. A request in a queue is never forgotten: it is served, told why not, or has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from bastide.domain.errors import BastideError, QueueFull, Unavailable
+from bastide.domain.routes import ServiceRoute
+from bastide.gateway.fleet import Fleet, Slot
+from bastide.policy import hold as hold_policy
+from bastide.policy.routing import Act, Candidate, Stance, pick
+
+
+class Waiter:
+    """One held request. `slot` resolves to a slot already counted as in use, or to the error that ends the wait."""
+
+    __slots__ = ("noted", "slot")
+
+    def __init__(self, noted: Callable[[str, float | None], None]) -> None:
+        self.slot: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        self.noted = noted
+
+
+class ServiceQueue:
+    """The instances of one service and those who wait for one."""
+
+    def __init__(self, route: ServiceRoute, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._waiting: deque[Waiter] = deque()
+        self.in_flight = 0
+        self.requests_total = 0
+        self.errors_total = 0
+        self._wake_s: float | None = None
+        self.update(route)
+
+    def update(self, route: ServiceRoute) -> None:
+        """Take a new generation's instances; those who wait go on waiting, now for these."""
+        self.route = route
+        self._slots = [self._fleet.slot(ref) for ref in route.instances]
+        for slot in self._slots:
+            slot.owner = self._changed
+        if self._waiting:
+            self._pump()
+
+    @property
+    def queued(self) -> int:
+        return len(self._waiting)
+
+    def note(self) -> tuple[str, float | None]:
+        """What the wake that is under way says of itself."""
+        for slot in self._slots:
+            if slot.waking is not None:
+                return slot.note
+        return ("waiting for its turn", None)
+
+    def take(self) -> Slot | None:
+        """An instance that may be used at once, counted as in use; None where the request must wait."""
+        if self._waiting:
+            return None  # never past those who came first
+        for slot in self._slots:  # the common case, without the general one's cost
+            if slot.lease is not None and slot.in_flight < self.route.target_in_flight:
+                return self._used(slot)
+        return None
+
+    def join(self, noted: Callable[[str, float | None], None]) -> Waiter:
+        """Wait for an instance. QueueFull where too many do."""
+        hold = self.route.hold
+        if not hold_policy.may_queue(hold, len(self._waiting)):
+            raise QueueFull(
+                f"{self.route.service} is waking or busy and {len(self._waiting)} requests already wait (its "
+                "hold.queue_max); try again soon",
+                retry_after_s=hold_policy.queue_retry_after_s(hold, self._wake_s),
+            )
+        waiter = Waiter(noted)
+        self._waiting.append(waiter)
+        self._pump()
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Stop waiting; a slot that was handed over in the same moment goes back."""
+        if waiter.slot.done():
+            if not waiter.slot.cancelled() and waiter.slot.exception() is None:
+                self.give_back(waiter.slot.result())
+        else:
+            waiter.slot.cancel()
+            self._waiting.remove(waiter)
+            self._count_queued()
+
+    def give_back(self, slot: Slot) -> None:
+        slot.done()
+        self.in_flight -= 1
+        if self._waiting:
+            self._pump()
+
+    def end(self) -> None:
+        """The service is gone: nobody waits for it any more."""
+        self._slots = []
+        self._refuse(Unavailable(f"{self.route.service} was removed or replaced while the request waited"))
+
+    def _used(self, slot: Slot) -> Slot:
+        slot.use()
+        self.in_flight += 1
+        self.requests_total += 1
+        return slot
+
+    def _changed(self, slot: Slot) -> None:
+        if slot.lease is not None:
+            self._wake_s = slot.lease.wake_s
+        elif slot.waking is not None:
+            for waiter in self._waiting:
+                waiter.noted(*slot.note)
+            return
+        self._pump()
+
+    def _pump(self) -> None:
+        """Hand out what can be handed out, wake what must be woken, and end the wait of all where nothing is left."""
+        failures: list[BastideError] = []
+        while self._waiting:
+            candidates = [Candidate(_stance(slot), slot.in_flight) for slot in self._slots]
+            choice = pick(candidates, self.route.target_in_flight, len(self._waiting))
+            if choice.act is Act.USE:
+                self._waiting.popleft().slot.set_result(self._used(self._slots[choice.index]))
+            elif choice.act is Act.WAKE:
+                self._fleet.wake(self._slots[choice.index], lambda: bool(self._waiting))
+            else:
+                if choice.act is Act.GIVE_UP:
+                    failures = [slot.failure for slot in self._slots if slot.failure is not None]
+                    self._refuse(failures[0] if failures else None)
+                break
+        if not self._waiting:
+            for slot in self._slots:
+                slot.failure = None  # the next request may try anew; the agent has its own back-off
+        self._count_queued()
+
+    def _refuse(self, failure: BastideError | None) -> None:
+        reason = self.route.unavailable or f"{self.route.service} has no instance that can serve now"
+        while self._waiting:
+            error = failure or Unavailable(reason, retry_after_s=5.0)
+            waiter = self._waiting.popleft()
+            waiter.slot.set_exception(error)
+
+    def _count_queued(self) -> None:
+        if self._slots:
+            self._slots[0].queued = len(self._waiting)
+
+
+def _stance(slot: Slot) -> Stance:
+    if slot.lease is not None:
+        return Stance.LEASED
+    if slot.waking is not None:
+        return Stance.WAKING
+    return Stance.ASLEEP if slot.failure is None else Stance.REFUSED
