@@ -133,7 +133,8 @@ class Attempt:
 
     def stop(self) -> None:
         """Close the line: the engine stops working for it."""
-        if self._upstream is not None and not self._done.done():
+        # A cancelled wait has cancelled its future too, so only an answer that ended well keeps its line.
+        if self._upstream is not None and (self._done.cancelled() or not self._done.done()):
             self._upstream.close()
 
     def tokens(self) -> Tokens:

@@ -19,6 +19,9 @@ _COUNTING = b'{"timings_per_token":true,"return_progress":true,'
 _COUNTING_RESPONSES = b'{"timings_per_token":true,'
 
 
+_NULL = msgspec.Raw(b"null")  # msgspec keeps a raw value out of unions, so absence is a value too
+
+
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
@@ -41,7 +44,7 @@ class _Body(msgspec.Struct):
 class _ChatBody(_Body):
     messages: list[msgspec.Raw] = []
     tools: list[msgspec.Raw] | None = None
-    tool_choice: msgspec.Raw | None = None
+    tool_choice: msgspec.Raw = _NULL
 
 
 class _CompletionBody(_Body):
@@ -53,9 +56,9 @@ class _EmbeddingBody(_Body):
 
 
 class _ResponseBody(_Body):
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = _NULL
     tools: list[msgspec.Raw] | None = None
-    tool_choice: msgspec.Raw | None = None
+    tool_choice: msgspec.Raw = _NULL
 
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
@@ -131,7 +134,7 @@ def read(path: str, body: bytes) -> Call:
             raise InvalidRequest("input is missing", param="input")
         prompts = _prompts(asked.input, "input")
     elif isinstance(asked, _ResponseBody):
-        if asked.input is None:
+        if bytes(asked.input) == b"null":
             raise InvalidRequest("input is missing", param="input")
         forced = _forced_tool(asked.tool_choice)
     return Call(
@@ -195,8 +198,8 @@ def _prompts(given: str | list[Any], name: str) -> int:
     return 1 if all(isinstance(item, int) for item in given) else len(given)
 
 
-def _forced_tool(choice: msgspec.Raw | None) -> str | None:
-    if choice is None or not bytes(choice).lstrip().startswith(b"{"):
+def _forced_tool(choice: msgspec.Raw) -> str | None:
+    if not bytes(choice).startswith(b"{"):
         return None
     picked = msgspec.json.decode(choice)
     named = picked.get("function", picked) if isinstance(picked, dict) else None
@@ -206,9 +209,7 @@ def _forced_tool(choice: msgspec.Raw | None) -> str | None:
 
 def _force_tool(fields: dict[str, msgspec.Raw], name: str) -> None:
     # llama.cpp reads a named tool choice silently as "auto"; "required" with that one tool alone means the same.
-    tools = [
-        tool for tool in msgspec.json.decode(fields.get("tools", msgspec.Raw(b"null"))) or [] if _named(tool) == name
-    ]
+    tools = [tool for tool in msgspec.json.decode(fields.get("tools", _NULL)) or [] if _named(tool) == name]
     if not tools:
         raise InvalidRequest(f"tool_choice names {name!r}, which is not among the tools", param="tool_choice")
     fields["tools"] = msgspec.Raw(_encode(tools))
