@@ -34,6 +34,7 @@ class KeyGrant:
     project: str
     name: str = ""
     admin: bool = False
+    deploys: bool = False  # may declare, scale and look into the services of its project
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
     expires_at_s: float | None = None

@@ -148,8 +148,8 @@ class Store(Protocol):
         ...
 
     def instance_time(self, where: UsageFilter) -> tuple[TimeRow, ...]: ...
-    def spent_pico(self, key_id: str, since_s: float) -> int:
-        """What a key's settled requests cost since then (its `user` rows)."""
+    def spent_pico(self, key_id: str, since_s: float, event_prefix: str = "") -> int:
+        """What a key's settled requests cost since then (its `user` rows), of events whose id starts so."""
         ...
 
     # Budget slices: what each gateway worker may still spend, granted before it is spent

@@ -175,11 +175,14 @@ class MemoryStore(Store):
                 costs[key] += e.cost_pico
         return tuple(TimeRow(*key, seconds[key], costs[key]) for key in sorted(seconds))
 
-    def spent_pico(self, key_id: str, since_s: float) -> int:
+    def spent_pico(self, key_id: str, since_s: float, event_prefix: str = "") -> int:
         return sum(
             e.cost_pico
             for e in self._settlements.values()
-            if e.key_id == key_id and e.at_s >= since_s and e.account is Account.USER
+            if e.key_id == key_id
+            and e.at_s >= since_s
+            and e.account is Account.USER
+            and e.event_id.startswith(event_prefix)
         )
 
     def slices(self, key_id: str, window_start_s: float) -> dict[str, int]:

@@ -256,7 +256,8 @@ class SqliteStore(Store):
         columns = (table.input_tokens, table.cached_input_tokens, table.output_tokens)
         query = select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(table.instance == instance)
         with self._read() as c:
-            return Tokens(*c.execute(query).one())
+            row = c.execute(query).one()
+            return Tokens(int(row[0]), int(row[1]), int(row[2]))
 
     def journal_position(self, journal: str) -> int:
         with self._read() as c:
@@ -299,11 +300,13 @@ class SqliteStore(Store):
         with self._read() as c:
             return tuple(TimeRow(*row) for row in c.execute(query))
 
-    def spent_pico(self, key_id: str, since_s: float) -> int:
+    def spent_pico(self, key_id: str, since_s: float, event_prefix: str = "") -> int:
         t = s.settlements.c
         query = select(func.coalesce(func.sum(t.cost_pico), 0)).where(
             t.key_id == key_id, t.at_s >= since_s, t.account == Account.USER.value
         )
+        if event_prefix:
+            query = query.where(t.event_id.startswith(event_prefix, autoescape=True))
         with self._read() as c:
             return int(c.scalar(query) or 0)
 

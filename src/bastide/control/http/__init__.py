@@ -1,0 +1,1 @@
+"""The control API: thin handlers. Parse, authorise, write desired state, hint."""
