@@ -244,6 +244,12 @@ class AgentService:
             "held_bytes": record.held_bytes,
         }
 
+    async def _on_count(self, link: Link, body: Body, note: Notify) -> Body:
+        """Write down what every idle, awake engine has counted, for whoever reads the ledger now."""
+        idle = [r.instance for r in self.core.records.values() if r.phase is Phase.AWAKE and not r.flying]
+        await asyncio.gather(*(self._count(instance) for instance in idle))
+        return {}
+
     async def _on_log(self, link: Link, body: Body, note: Notify) -> Body:
         """Part of an instance's log from byte `after` on (negative: that many bytes before the end)."""
         instance = str(body["instance"])
@@ -459,7 +465,13 @@ class AgentService:
         record = self.core.records.get(instance)
         if counted is not None and record is not None:
             spec = record.assignment.spec
-            self._write(EngineCount(self._event_id(), time.time(), spec.project, spec.name, instance, *counted))
+            process, tokens = counted
+            settled = not record.leases
+            self._write(
+                EngineCount(
+                    self._event_id(), time.time(), spec.project, spec.name, instance, process, tokens, settled
+                )
+            )
 
     async def _report_forever(self) -> None:
         while True:

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -137,6 +137,10 @@ class ControlLoop:
     def learned(self, facts: list[Any]) -> None:
         for item in facts:
             self._store.put_fact(msgspec.convert(item, RungFact))
+
+    def forget_weights(self, url: str) -> None:
+        """They are no longer on the node."""
+        self._files.pop(url, None)
 
     # --- desired state ---------------------------------------------------------------------------------------------
 
@@ -363,6 +367,9 @@ class ControlLoop:
                     lambda note: self.progress(key, str(note["text"]), note["fraction"]),
                 )
             held = format_bytes(answer["held_bytes"])
+            if (report := self.reports.get(action.instance)) is not None:
+                # Its report says so too, but later: it must not be proven again meanwhile.
+                self.reports[action.instance] = replace(report, proven=True)
             self.note(service.spec, "prove", f"generation {action.generation} answered its canary and holds {held}")
         except LinkLost:
             pass  # the agent went away: it is planned again when it is back

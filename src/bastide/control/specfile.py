@@ -149,7 +149,7 @@ class _File:
             self.wrong(tree.lines["endpoint"], f"{name}.endpoint", "either `model` or `endpoint`, not both")
         elif "model" not in tree.lines and "endpoint" not in tree.lines:
             self.wrong(line, name, "needs `model:` (where its weights come from) or `endpoint:` (an outside server)")
-        replicas = self.leaf(tree, name, "replicas", Replicas(), _replicas)
+        replicas = self.leaf(tree, name, "replicas", Replicas(), parse_replicas)
         if endpoint is not None and "replicas" in tree.lines:
             self.wrong(tree.lines["replicas"], f"{name}.replicas", "an outside endpoint has no replicas")
         spec = ServiceSpec(
@@ -305,7 +305,8 @@ class _File:
         return Resources(found["memory"], found["cpu"])
 
 
-def _replicas(value: Any) -> Replicas:
+def parse_replicas(value: Any) -> Replicas:
+    """`2`, `0..2`, `1..`. Raises ValueError, which says what to write."""
     text = str(value)
     match = re.fullmatch(r"(\d{1,6})(?:\.\.(\d{0,6}))?", text)
     if match is None or isinstance(value, bool):

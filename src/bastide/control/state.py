@@ -65,10 +65,14 @@ class Control:
         self.loop = ControlLoop(store, self.node, weights, engines, settings.budget_bytes, self.routes_changed)
         self.gateways: dict[Link, dict[str, Any]] = {}
         self.loads: dict[str, dict[str, Any]] = {}
-        self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}
+        self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}  # noqa: SIM118
         self._revision = time.time_ns()
         self._push = asyncio.Event()
         self._last: RoutingTable | None = None
+
+    def now_s(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
 
     # --- keys ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Control:
                 grant,
                 incarnation,
                 float(body["window_start_s"]),
-                int(body.get("need_pico", body["ask_pico"])),
+                int(body["need_pico"]),
                 int(body["ask_pico"]),
             )
             return {"granted_pico": granted}

@@ -39,12 +39,19 @@ def instance_view(report: InstanceReport) -> dict[str, Any]:
     }
 
 
-def service_view(service: DesiredService, loop: ControlLoop) -> dict[str, Any]:
+def services_view(services: Iterable[DesiredService], loop: ControlLoop) -> list[dict[str, Any]]:
+    """Every one of these services, in order of project and name."""
+    mine: dict[tuple[str, str], list[InstanceReport]] = {}
+    for report in loop.reports.values():
+        mine.setdefault((report.project, report.service), []).append(report)
+    ordered = sorted(services, key=lambda service: (service.spec.project, service.spec.name))
+    return [service_view(s, loop, mine.get((s.spec.project, s.spec.name), [])) for s in ordered]
+
+
+def service_view(service: DesiredService, loop: ControlLoop, reports: list[InstanceReport]) -> dict[str, Any]:
+    """One service; `reports`: its instances."""
     spec = service.spec
-    mine = sorted(
-        (r for r in loop.reports.values() if (r.project, r.service) == (spec.project, spec.name)),
-        key=lambda r: (r.generation, r.instance),
-    )
+    mine = sorted(reports, key=lambda r: (r.generation, r.instance))
     phase, reason, since_s = _phase(service, mine, loop)
     work = loop.work.get((spec.project, spec.name))
     return {

@@ -106,7 +106,8 @@ class InstanceTime:
 @dataclass(frozen=True, slots=True)
 class EngineCount:
     """What one engine process has counted since it started. `process` names it beyond doubt. Written when the instance
-    is idle and no gateway holds it, so that every settlement it covers was written before.
+    is idle. `settled`: no gateway held it, so every settlement it covers was written before, and what is missing from the
+    ledger can be booked on the system account.
     """
 
     event_id: str
@@ -116,6 +117,7 @@ class EngineCount:
     instance: str
     process: str
     tokens: Tokens
+    settled: bool = False
 
 
 def recover(reservation: Reservation, last: Progress | None, at_s: float) -> Settlement:

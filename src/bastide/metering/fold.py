@@ -83,7 +83,8 @@ class Folder:
                     times.append(event)
                 case EngineCount():
                     counts.append(event)
-                    counted[event.instance] = event
+                    if event.settled:
+                        counted[event.instance] = event
             if len(settlements) + len(times) >= BATCH_EVENTS:
                 new += self._store.fold(name, position, tuple(settlements), tuple(times), tuple(counts))
                 settlements, times, counts = [], [], []

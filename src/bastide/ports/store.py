@@ -137,6 +137,10 @@ class Store(Protocol):
         """What all engine processes of this instance have counted: the sum of the newest folded count of each."""
         ...
 
+    def all_engine_tokens(self, project: str | None, service: str | None) -> Tokens:
+        """The same over all instances of a project or a service (None: of all)."""
+        ...
+
     def instance_tokens(self, instance: str) -> Tokens:
         """The sum of all settlements of this instance, users and system."""
         ...

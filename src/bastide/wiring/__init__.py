@@ -1,0 +1,1 @@
+"""Settings, the one place where adapters are chosen, and the entry points."""

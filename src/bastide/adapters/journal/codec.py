@@ -42,7 +42,7 @@ def encode_line(event: JournalEvent) -> bytes:
     elif isinstance(event, EngineCount):
         fields = (
             "count", event.event_id, event.at_s, event.project, event.service, event.instance, event.process,
-            _counts(event.tokens),
+            _counts(event.tokens), event.settled,
         )  # fmt: skip
     else:
         fields = (

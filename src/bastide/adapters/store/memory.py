@@ -146,6 +146,10 @@ class MemoryStore(Store):
     def engine_tokens(self, instance: str) -> Tokens:
         return _sum([count.tokens for count in self._counts.values() if count.instance == instance])
 
+    def all_engine_tokens(self, project: str | None, service: str | None) -> Tokens:
+        counts = self._counts.values()
+        return _sum([c.tokens for c in counts if project in (None, c.project) and service in (None, c.service)])
+
     def instance_tokens(self, instance: str) -> Tokens:
         return _sum([e.tokens for e in self._settlements.values() if e.instance == instance])
 

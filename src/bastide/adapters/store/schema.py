@@ -88,6 +88,8 @@ engine_counts = Table(
     metadata,
     Column("instance", String, primary_key=True),
     Column("process", String, primary_key=True),
+    Column("project", String, nullable=False),
+    Column("service", String, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),

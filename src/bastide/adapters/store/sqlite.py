@@ -239,7 +239,8 @@ class SqliteStore(Store):
             for spent in times:
                 new += c.execute(upsert(s.instance_times).values(_spent(spent)).on_conflict_do_nothing()).rowcount
             for count in counts:
-                row = {"instance": count.instance, "process": count.process, **msgspec.to_builtins(count.tokens)}
+                row = {**msgspec.to_builtins(count.tokens), "project": count.project, "service": count.service}
+                row |= {"instance": count.instance, "process": count.process}
                 keys = ["instance", "process"]
                 c.execute(upsert(s.engine_counts).values(row).on_conflict_do_update(index_elements=keys, set_=row))
             place: dict[str, Any] = {"journal": journal, "position": position}
@@ -247,14 +248,20 @@ class SqliteStore(Store):
             return new
 
     def engine_tokens(self, instance: str) -> Tokens:
-        return self._tokens(s.engine_counts.c, instance)
+        return self._tokens(s.engine_counts.c, s.engine_counts.c.instance == instance)
+
+    def all_engine_tokens(self, project: str | None, service: str | None) -> Tokens:
+        t = s.engine_counts.c
+        bounds = [t.project == project] if project is not None else []
+        bounds += [t.service == service] if service is not None else []
+        return self._tokens(t, *bounds)
 
     def instance_tokens(self, instance: str) -> Tokens:
-        return self._tokens(s.settlements.c, instance)
+        return self._tokens(s.settlements.c, s.settlements.c.instance == instance)
 
-    def _tokens(self, table: Any, instance: str) -> Tokens:
+    def _tokens(self, table: Any, *bounds: ColumnElement[bool]) -> Tokens:
         columns = (table.input_tokens, table.cached_input_tokens, table.output_tokens)
-        query = select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(table.instance == instance)
+        query = select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(*bounds)
         with self._read() as c:
             row = c.execute(query).one()
             return Tokens(int(row[0]), int(row[1]), int(row[2]))

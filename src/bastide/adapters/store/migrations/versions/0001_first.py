@@ -79,6 +79,8 @@ def upgrade() -> None:
         "engine_counts",
         text("instance", primary_key=True),
         text("process", primary_key=True),
+        text("project"),
+        text("service"),
         number("input_tokens"),
         number("cached_input_tokens"),
         number("output_tokens"),

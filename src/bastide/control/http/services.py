@@ -1,0 +1,301 @@
+"""Services: deploy, list, scale, sleep, wake, why, logs, remove, and progress of all that."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from bastide.control.http.caller import Admin, Caller, ControlState, Project
+from bastide.control.specfile import parse, parse_replicas
+from bastide.control.state import Control
+from bastide.control.view import decision_view, difference, services_view
+from bastide.domain.errors import Conflict, Forbidden, InvalidRequest, InvalidSpec, NotFound, Problem, Unavailable
+from bastide.domain.instances import InstanceReport
+from bastide.domain.lifecycle import Phase, Rung
+from bastide.domain.plan import DesiredService
+from bastide.ports.link import LinkLost
+
+router = APIRouter(prefix="/api/v1", tags=["services"])
+
+
+class DeployBody(BaseModel):
+    """A spec file, as text. With `dry_run` nothing changes; the answer says what would."""
+
+    text: str = Field(description="The YAML of the spec file")
+    dry_run: bool = False
+
+
+class ScaleBody(BaseModel):
+    replicas: str = Field(description="N or LEAST..MOST, as in the spec", examples=["0..4"])
+
+
+class SleepBody(BaseModel):
+    rung: Rung | None = Field(default=None, description="frozen, light, deep; left out: the deepest that holds")
+
+
+@router.post("/deploy")
+async def deploy(body: DeployBody, control: ControlState, project: Project) -> dict[str, Any]:
+    """Declare services. Valid as a whole or refused as a whole, with every problem and its line."""
+    file = parse(body.text, None if project == "default" else project)
+    if file.project != project:
+        raise Forbidden(
+            f"the file declares project {file.project!r}, but you act in {project!r}; use `--project {file.project}`"
+        )
+    problems = []
+    for spec in file.services:
+        line = file.lines[spec.name]
+        if spec.engine not in ("auto", *control.engines):
+            known = ", ".join(("auto", *control.engines))
+            problems.append(
+                Problem(line, f"{spec.name}.engine", f"{spec.engine} can't run on this machine; {known} can")
+            )
+        elif spec.model is not None:
+            wrong = await asyncio.to_thread(control.weights.inspect, spec.model)
+            weights = control.weights.resolve(spec.model) if wrong is None else None
+            engine = control.engines["llama.cpp" if spec.engine == "auto" else spec.engine]
+            wrong = wrong or (engine.refuses(spec, weights) if weights is not None else None)
+            if wrong is None and weights is not None and weights.weights_bytes > control.settings.budget_bytes:
+                wrong = (
+                    f"its weights hold {weights.weights_bytes:,} bytes, but the device's budget is "
+                    f"{control.settings.budget_bytes:,}; raise `--memory` or take a smaller model"
+                )
+            if wrong is not None:
+                problems.append(Problem(line, f"{spec.name}.model", wrong))
+        elif spec.endpoint is not None and spec.endpoint.key_secret:
+            names = [name for name, _ in control.store.secrets(project)]
+            if spec.endpoint.key_secret not in names:
+                problems.append(
+                    Problem(
+                        line,
+                        f"{spec.name}.endpoint.key",
+                        f"there is no secret {spec.endpoint.key_secret!r} in project {project!r}; "
+                        f"set it first with `bastide secrets set {spec.endpoint.key_secret}`",
+                    )
+                )
+    if problems:
+        raise InvalidSpec(tuple(problems))
+    changes: list[dict[str, Any]] = []
+    for spec in file.services:
+        old = control.loop.services.get((project, spec.name))
+        live = old if old is not None and not old.removed else None
+        fields = difference(live.spec if live is not None else None, spec)
+        change = "created" if live is None else "changed" if fields else "unchanged"
+        if live is not None and live.failed_generation == live.generation:
+            change = "tried again" if not fields else change
+        changes.append({"name": spec.name, "change": change, "fields": fields if live is not None else []})
+    if not body.dry_run:
+        written = control.loop.declare(file.services)
+        for entry, service in zip(changes, written, strict=True):
+            entry["generation"] = service.generation
+    return {"project": project, "dry_run": body.dry_run, "services": changes}
+
+
+@router.get("/services")
+async def services(control: ControlState, project: Project, all_projects: bool = False) -> dict[str, Any]:
+    """What `bastide ps` shows."""
+    found = [s for s in control.loop.services.values() if all_projects or s.spec.project == project]
+    return {
+        "services": services_view(found, control.loop),
+        "node": {
+            "name": control.settings.node,
+            "here": control.loop.synced,
+            "memory_budget_bytes": control.settings.budget_bytes,
+            "memory_held_bytes": sum(report.memory_bytes for report in control.loop.reports.values()),
+        },
+        "refused": control.loop.refused,
+    }
+
+
+@router.get("/services/{name}")
+async def service(name: str, control: ControlState, project: Project) -> dict[str, Any]:
+    """One service."""
+    return services_view([_one(control, project, name)], control.loop)[0]
+
+
+@router.delete("/services/{name}")
+async def remove(name: str, control: ControlState, project: Project) -> dict[str, Any]:
+    """Drain it, end it, forget it; its usage stays in the ledger."""
+    control.loop.remove(project, name)
+    return {"name": name, "removed": True}
+
+
+@router.post("/services/{name}/scale")
+async def scale(name: str, body: ScaleBody, control: ControlState, project: Project) -> dict[str, Any]:
+    """Change the number of replicas; running instances stay."""
+    found = _one(control, project, name)
+    if found.spec.endpoint is not None:
+        raise Conflict(f"{name} is an outside endpoint; it has no replicas")
+    try:
+        replicas = parse_replicas(body.replicas)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="replicas") from None
+    (written,) = control.loop.declare((replace(found.spec, replicas=replicas),))
+    return {"name": name, "generation": written.generation, "replicas": f"{replicas.least}..{replicas.most}"}
+
+
+@router.post("/services/{name}/sleep")
+async def sleep(name: str, body: SleepBody, control: ControlState, project: Project) -> dict[str, Any]:
+    """Put every awake instance to sleep now. A busy one is never put to sleep."""
+    rung = body.rung or Rung.DEEP
+    if rung not in (Rung.FROZEN, Rung.LIGHT, Rung.DEEP):
+        raise InvalidRequest(f"an instance can't be put to {rung.value}; use frozen, light or deep", param="rung")
+    done = []
+    for report in _instances(control, _one(control, project, name)):
+        if report.phase in (Phase.AWAKE, Phase.FROZEN, Phase.LIGHT):
+            answer = await _node(control, "sleep", {"instance": report.instance, "rung": rung.value})
+            done.append({"id": report.instance, **answer})
+    if not done:
+        raise Conflict(f"no instance of {name} is awake")
+    return {"name": name, "instances": done}
+
+
+@router.post("/services/{name}/wake")
+async def wake(name: str, control: ControlState, project: Project) -> dict[str, Any]:
+    """Wake its first instance and wait until it is awake."""
+    found = _one(control, project, name)
+    instances = _instances(control, found)
+    if not instances:
+        raise Conflict(f"{name} has no instance that could wake; `bastide ps` says why")
+    answer = await _node(control, "wake", {"instance": instances[0].instance})
+    return {"name": name, "id": instances[0].instance, **answer}
+
+
+@router.get("/services/{name}/why")
+async def why(
+    name: str, control: ControlState, project: Project, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> dict[str, Any]:
+    """Every decision about it, oldest first, with its reason."""
+    found = _one(control, project, name)
+    await asyncio.to_thread(control.loop.flush_decisions)
+    decisions = await asyncio.to_thread(control.store.decisions, project, name, limit)
+    view = services_view([found], control.loop)[0]
+    return {
+        "name": name,
+        "phase": view["phase"],
+        "reason": view["reason"],
+        "decisions": [decision_view(decision) for decision in sorted(decisions, key=lambda d: d.at_s)],
+    }
+
+
+@router.get("/services/{name}/logs")
+async def logs(name: str, control: ControlState, project: Project, after: str = "") -> dict[str, Any]:
+    """What its instances wrote. Ask again with `after` set to the answer's `next` for what came since."""
+    found = _one(control, project, name)
+    try:
+        places: dict[str, int] = json.loads(base64.urlsafe_b64decode(after)) if after else {}
+    except ValueError:
+        raise InvalidRequest("`after` must be the `next` of an earlier answer", param="after") from None
+    parts = []
+    for report in _instances(control, found):
+        with contextlib.suppress(NotFound):
+            part = await _node(
+                control, "log", {"instance": report.instance, "after": places.get(report.instance, -16384)}
+            )
+            places[report.instance] = part["next"]
+            if part["text"]:
+                parts.append({"id": report.instance, "text": part["text"]})
+    return {"name": name, "parts": parts, "next": base64.urlsafe_b64encode(json.dumps(places).encode()).decode()}
+
+
+@router.get("/progress")
+async def progress(
+    control: ControlState, project: Project, service: Annotated[list[str], Query()]
+) -> StreamingResponse:
+    """Lines of JSON while these services are deployed, one at each change; ends when none of them is on its way."""
+    for name in service:
+        _one(control, project, name)
+    return StreamingResponse(_progress(control, project, service), media_type="application/x-ndjson")
+
+
+async def _progress(control: Control, project: str, names: list[str]) -> AsyncIterator[bytes]:
+    watcher = control.loop.watch()
+    last: dict[str, str] = {}
+    try:
+        while True:
+            watcher.clear()
+            open_count = 0
+            for name in names:
+                found = control.loop.services.get((project, name))
+                if found is None:
+                    continue
+                view = services_view([found], control.loop)[0]
+                on_its_way = found.rolling or (found.serving > 0 and view["phase"] == "pending")
+                open_count += on_its_way
+                failed = found.failed_generation == found.generation
+                line = {
+                    "name": name,
+                    "phase": view["phase"],
+                    "reason": found.failure if failed else view["reason"],
+                    "generation": found.generation,
+                    "progress": view["progress"],
+                    "done": not on_its_way,
+                    "failed": failed,
+                }
+                text = json.dumps(line)
+                if last.get(name) != text:
+                    last[name] = text
+                    yield text.encode() + b"\n"
+            if not open_count:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(watcher.wait(), 10.0)
+                await asyncio.sleep(0.03)  # several changes make one line
+    finally:
+        control.loop.unwatch(watcher)
+
+
+@router.post("/confirm")
+async def confirm(control: ControlState, _: Admin) -> dict[str, Any]:
+    """Say yes to a plan that was refused because it would end many instances at once."""
+    refused = control.loop.refused
+    control.loop.confirmed = True
+    control.loop.hint()
+    return {"confirmed": refused}
+
+
+@router.get("/key")
+async def own_key(grant: Caller) -> dict[str, Any]:
+    """What the key that asks may do."""
+    return {
+        "id": grant.key_id,
+        "project": grant.project,
+        "admin": grant.admin,
+        "can_deploy": grant.admin or grant.deploys,
+    }
+
+
+def _one(control: Control, project: str, name: str) -> DesiredService:
+    found = control.loop.services.get((project, name))
+    if found is None:
+        names = sorted(n for p, n in control.loop.services if p == project)
+        raise NotFound(
+            f"project {project!r} has no service {name!r}; "
+            + (f"it has {', '.join(names[:20])}" if names else "it has none")
+        )
+    return found
+
+
+def _instances(control: Control, service: DesiredService) -> list[InstanceReport]:
+    spec = service.spec
+    mine = [
+        report
+        for report in control.loop.reports.values()
+        if (report.project, report.service) == (spec.project, spec.name)
+    ]
+    return sorted(mine, key=lambda report: (report.generation != service.serving_run, report.instance))
+
+
+async def _node(control: Control, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return await control.node.call(verb, body)
+    except LinkLost as error:
+        raise Unavailable(f"the node can't be asked now: {error}", retry_after_s=2.0) from None

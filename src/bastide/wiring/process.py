@@ -1,0 +1,199 @@
+"""Entry of the processes that `bastide up` starts: `python -m bastide.wiring.process ROLE LAUNCH.json [RANK FD]`.
+
+Each role imports only what it needs, so that an idle Bastide stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bastide.wiring.launch import Launch
+from bastide.wiring.places import Places
+
+ORPHAN_S = 60.0
+
+
+def main() -> None:
+    role, file, *rest = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    launch = msgspec.json.decode(Path(file).read_bytes(), type=Launch)
+    places = Places(Path(launch.data))
+    if role == "agent":
+        _agent(launch, places)
+    elif role == "control":
+        _control(launch, places)
+    elif role == "gateway":
+        _gateway(launch, places, int(rest[0]), int(rest[1]))
+    else:
+        sys.exit(f"no role {role!r}")
+
+
+def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int) -> None:
+    from bastide.adapters.journal.file import FileJournalWriter
+    from bastide.adapters.link.unix import connect
+    from bastide.gateway.settings import GatewaySettings
+    from bastide.gateway.worker import run
+
+    incarnation = f"g{rank}-{secrets.token_hex(5)}"
+    settings = GatewaySettings(
+        worker=f"gateway-{rank}",
+        incarnation=incarnation,
+        rank=rank,
+        count=launch.workers,
+        listen_fd=listen_fd,
+        control_link=places.control_socket,
+        control_http=places.control_http,
+        table_cache=str(places.routes),
+        tls_certificate=launch.tls_certificate or None,
+        tls_key=launch.tls_key or None,
+        orphan_s=ORPHAN_S,
+    )
+    run(settings, FileJournalWriter(places.journals, f"gateway-{incarnation}"), connect)
+
+
+def _agent(launch: Launch, places: Places) -> None:
+    from bastide.adapters.journal.file import FileJournalWriter
+    from bastide.adapters.link.unix import serve
+    from bastide.adapters.runtime.process import ProcessRuntime
+    from bastide.agent.service import AgentService
+    from bastide.agent.settings import AgentSettings
+    from bastide.domain.lifecycle import Rung
+    from bastide.wiring.adapters import engines
+
+    known = engines()
+    settings = AgentSettings(
+        node=launch.node,
+        socket=places.agent_socket,
+        assignments_directory=str(places.assignments),
+        sockets_directory=str(places.sockets),
+        logs_directory=str(places.logs),
+        state_directory=places.memory_state,
+        budget_bytes=launch.budget_bytes,
+        threads=launch.threads,
+        available=frozenset(Rung(name) for name in launch.rungs),
+        lease_s=launch.lease_s,
+        llama_server=launch.llama_server,
+    )
+
+    async def run() -> None:
+        runtime = ProcessRuntime(places.keeper_socket, known)
+        journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
+        service = AgentService(settings, runtime, known, journal)
+        await service.recover()
+        server = await serve(settings.socket, service.handle, service.came, service.left)
+        try:
+            if not launch.llama_server:
+                await runtime.warm("xllamacpp")
+            await _until_told(service.run())
+        finally:
+            server.close()
+            # Engines live on when this process is killed; told to end, it takes them with it.
+            await service.close(end_engines=True)
+
+    asyncio.run(run())
+
+
+def _control(launch: Launch, places: Places) -> None:
+    import uvicorn
+
+    from bastide.adapters.journal.file import FileJournalReader
+    from bastide.adapters.link.unix import connect, serve
+    from bastide.adapters.store.sqlite import SqliteStore
+    from bastide.adapters.vault.aead import FileKeyVault
+    from bastide.control.http.application import application
+    from bastide.control.settings import ControlSettings
+    from bastide.control.state import Control
+    from bastide.metering.meter import Meter
+    from bastide.wiring.adapters import engines, library
+
+    settings = ControlSettings(
+        node=launch.node,
+        socket=places.control_socket,
+        agent_socket=places.agent_socket,
+        http_socket=places.control_http,
+        data_directory=launch.data,
+        budget_bytes=launch.budget_bytes,
+        workers=launch.workers,
+        url=launch.url,
+    )
+
+    async def run() -> None:
+        store = SqliteStore(str(places.database))
+        meter = Meter(store, FileJournalReader(places.journals))
+        control = Control(settings, store, library(places), FileKeyVault(str(places.secrets_key)), engines(), meter)
+        fresh = control.ensure_admin_key()
+        if fresh is not None:
+            _write_private(places.admin_key, fresh + "\n")
+        links = await serve(settings.socket, control.handle, control.came, control.left)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(settings.http_socket)
+        config = uvicorn.Config(
+            application(control), uds=settings.http_socket, log_level="warning", access_log=False, lifespan="off",
+            loop="none", timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+
+        async def work() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(control.loop.run())
+                group.create_task(control.dial_forever(connect))
+                group.create_task(control.push_forever())
+                group.create_task(meter.fold_forever())
+                group.create_task(server._serve())
+
+        try:
+            await _until_told(work())
+        finally:
+            links.close()
+            control.loop.flush_decisions()
+            meter.fold()
+            store.close()
+
+    asyncio.run(run())
+
+
+async def _until_told(work: object) -> None:
+    """Run until SIGTERM or SIGINT, or until nobody has claimed this process for its lease."""
+    assert asyncio.iscoroutine(work)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(work)
+    orphan = asyncio.create_task(_orphaned())
+    told = asyncio.create_task(stop.wait())
+    done, waiting = await asyncio.wait((running, orphan, told), return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    if running in done:
+        await running
+
+
+async def _orphaned() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  nothing tells a process that its parent ended
+        await asyncio.sleep(1.0)
+    logging.warning("the supervisor is gone; ending in %g s unless replaced", ORPHAN_S)
+    await asyncio.sleep(ORPHAN_S)
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""`bastide up`: one Bastide in the foreground. Starts its processes, restarts what dies, ends everything in order.
+
+Holds the data directory's lock and the listening socket, so that connects queue while a killed worker is restarted.
+It serves nothing itself and imports little: when it is killed, the others serve on until their lease is over, and the
+next `bastide up` takes their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bastide.domain.errors import Conflict, InvalidRequest, Unavailable
+from bastide.wiring.launch import Launch
+from bastide.wiring.places import Places
+
+READY_S_MAX = 60.0
+STOP_S_MAX = 15.0
+RESTART_S_MIN = 0.1
+RESTART_S_MAX = 5.0
+STEADY_S = 30.0
+
+
+@dataclass(slots=True)
+class _Process:
+    role: str
+    arguments: tuple[str, ...]
+    descriptors: tuple[int, ...] = ()
+    running: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    wait_s: float = RESTART_S_MIN
+    restart_at_s: float = 0.0
+    restarts: int = 0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """`say` prints one line to whoever started it."""
+
+    launch: Launch
+    places: Places
+    say: Callable[[str], None]
+    _lock: IO[str] | None = None
+    _listener: socket.socket | None = None
+    _processes: list[_Process] = field(default_factory=list)
+    _stop: bool = False
+    _woken: int = -1
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT. Returns the exit status. Raises BastideError where it can't begin."""
+        self.places.make()
+        self._take_lock()
+        try:
+            self._end_orphans()
+            self._listen()
+            self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, self._told)
+            self._start_all()
+            self._until_ready()
+            self._watch()
+            return 0
+        finally:
+            self._end()
+
+    # --- beginning -------------------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = open(self.places.lock, "a+")  # noqa: SIM115  held until the process ends
+            os.chmod(self.places.lock, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = read_running(self.places)
+            where = f" (process {running['pid']}, {running['url']})" if running else ""
+            raise Conflict(
+                f"a Bastide already runs on {self.places.data}{where}; use it, end it, or choose another --data"
+            ) from None
+        except OSError as error:
+            raise Unavailable(f"{self.places.lock} can't be used: {error.strerror}") from None
+
+    def _end_orphans(self) -> None:
+        """Processes of a supervisor that was killed: ours replace them. Engines are adopted, not ended."""
+        running = read_running(self.places)
+        if running is None:
+            return
+        left = [entry for entry in running.get("processes", []) if _start_ticks(entry["pid"]) == entry["start_ticks"]]
+        for entry in left:
+            # The agent is killed, not told: told to end, it would take its engines with it.
+            number = signal.SIGKILL if entry["role"] == "agent" else signal.SIGTERM
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(entry["pid"], number)
+        deadline = time.monotonic() + STOP_S_MAX
+        for entry in left:
+            while _start_ticks(entry["pid"]) == entry["start_ticks"]:
+                if time.monotonic() > deadline:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(entry["pid"], signal.SIGKILL)
+                time.sleep(0.01)
+
+    def _listen(self) -> None:
+        host, _, port = self.launch.listen.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, int(port)))
+            listener.listen(1024)
+        except OSError as error:
+            listener.close()
+            why = {98: "another program listens there", 99: "this machine has no such address", 13: "it needs root"}
+            raise Unavailable(
+                f"can't listen on {self.launch.listen}: {why.get(error.errno or 0, error.strerror)}; "
+                "choose another with --listen HOST:PORT"
+            ) from None
+        self._listener = listener
+        if port == "0":  # a free port was asked for; now it is known which
+            scheme = urlsplit(self.launch.url).scheme
+            actual = f"{host}:{listener.getsockname()[1]}"
+            self.launch = msgspec.convert(
+                {**msgspec.to_builtins(self.launch), "listen": actual, "url": f"{scheme}://{actual}"}, Launch
+            )
+
+    def _start_all(self) -> None:
+        assert self._listener is not None
+        file = self.places.data / "launch.json"
+        file.write_bytes(msgspec.json.encode(self.launch))
+        file.chmod(0o600)
+        descriptor = self._listener.fileno()
+        self._processes = [_Process("agent", (str(file),)), _Process("control", (str(file),))]
+        self._processes += [
+            _Process("gateway", (str(file), str(rank), str(descriptor)), (descriptor,))
+            for rank in range(self.launch.workers)
+        ]
+        for process in self._processes:
+            self._start(process)
+        self._write_running()
+
+    def _start(self, process: _Process) -> None:
+        log = open(self.places.logs / f"{process.role}.log", "ab")  # noqa: SIM115
+        os.chmod(log.name, 0o600)
+        process.running = subprocess.Popen(
+            [sys.executable, "-m", "bastide.wiring.process", process.role, *process.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=process.descriptors,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others in order
+        )
+        log.close()
+        process.started_s = time.monotonic()
+
+    def _write_running(self) -> None:
+        entries = [
+            {"role": p.role, "pid": p.running.pid, "start_ticks": _start_ticks(p.running.pid)}
+            for p in self._processes
+            if p.running is not None
+        ]
+        fresh = self.places.running.with_suffix(".new")
+        fresh.write_text(json.dumps({"pid": os.getpid(), "url": self.launch.url, "processes": entries}))
+        fresh.chmod(0o600)
+        fresh.replace(self.places.running)
+
+    def _until_ready(self) -> None:
+        deadline = time.monotonic() + READY_S_MAX
+        while not self._stop:
+            if self._is_ready():
+                break
+            for process in self._processes:
+                if process.running is not None and process.running.poll() is not None and process.restarts == 0:
+                    raise Unavailable(
+                        f"the {process.role} process ended with status {process.running.returncode} at its start; "
+                        f"it last said: {_last_line(self.places.logs / f'{process.role}.log')}"
+                    )
+            if time.monotonic() > deadline:
+                raise Unavailable(f"Bastide was not ready within {READY_S_MAX:.0f} s; see {self.places.logs}")
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        return probe(self.launch.url, "/readyz") and Path(self.places.control_http).exists()
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def _told(self, number: int, _frame: Any) -> None:
+        self._stop = True
+
+    def _watch(self) -> None:
+        """Restart what dies, with a growing pause where it dies again and again."""
+        while not self._stop:
+            now_s = time.monotonic()
+            for process in self._processes:
+                if process.running is not None and process.running.poll() is not None:
+                    status = process.running.returncode
+                    process.running = None
+                    if now_s - process.started_s > STEADY_S:
+                        process.wait_s = RESTART_S_MIN
+                    process.restart_at_s = now_s + (process.wait_s if now_s - process.started_s < STEADY_S else 0.0)
+                    process.wait_s = min(RESTART_S_MAX, process.wait_s * 2)
+                    process.restarts += 1
+                    self.say(f"the {process.role} process ended (status {status}); starting it again")
+                if process.running is None and now_s >= process.restart_at_s:
+                    self._start(process)
+                    self._write_running()
+            pauses = [p.restart_at_s - now_s for p in self._processes if p.running is None]
+            self._sleep(max(0.001, min(pauses)) if pauses else None)
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Until a signal comes (a child's end is one), or that long: an idle supervisor costs nothing."""
+        if select.select([self._woken], [], [], seconds)[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+
+    # --- end -------------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Gateways first, so that streams finish while their engines live; the agent last, with its engines."""
+        for roles in (("gateway",), ("control",), ("agent",)):
+            ending = [p.running for p in self._processes if p.role in roles and p.running is not None]
+            for running in ending:
+                with contextlib.suppress(ProcessLookupError):
+                    running.terminate()
+            deadline = time.monotonic() + STOP_S_MAX
+            for running in ending:
+                try:
+                    running.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    running.kill()
+                    running.wait()
+        if self._listener is not None:
+            self._listener.close()
+            self.places.running.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def probe(url: str, path: str) -> bool:
+    """Whether GET url+path answers 200."""
+    parts = urlsplit(url)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl._create_unverified_context()  # only asks our own process whether it is up
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=2.0, context=context)
+    else:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def read_running(places: Places) -> dict[str, Any] | None:
+    """What `running.json` says; None where nothing was written, or it is damaged."""
+    try:
+        found: dict[str, Any] = json.loads(places.running.read_text())
+        return found
+    except (OSError, ValueError):
+        return None
+
+
+def is_running(places: Places) -> bool:
+    """Whether a Bastide holds this data directory's lock."""
+    try:
+        with open(places.lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "nothing"
+    return lines[-1] if lines else "nothing"
+
+
+def check_listen(text: str) -> None:
+    """Raises InvalidRequest where it is no HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise InvalidRequest(f"--listen {text!r} must be HOST:PORT, for example 127.0.0.1:8787")
