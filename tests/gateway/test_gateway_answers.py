@@ -45,3 +45,13 @@ def test_a_streamed_answer(tmp_path: Path) -> None:
             assert here.progress()
 
     asyncio.run(main())
+
+
+def test_lines_to_an_engine_are_used_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town(tmp_path) as here:
+            for body in (CHAT, STREAM) * 5:
+                assert (await here.post(body))[0] == 200
+            assert here.engines[0].came == 1
+
+    asyncio.run(main())

@@ -95,7 +95,7 @@ class Script:
         self.calls: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
         self.heads: list[bytes] = []
-        self.open = 0
+        self.open = self.came = 0
         self.hung_up = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -111,6 +111,7 @@ class Script:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.came += 1
         self._writers.add(writer)
         try:
             while True:

@@ -96,6 +96,7 @@ class Attempt:
         self._bytes = 0
         self._whole_tokens = Tokens()
         self._told_at = 0.0
+        self.deadline = time.monotonic() + limits.answer_s_max
         self.counted: Callable[[Tokens], None] | None = None  # told the running count, at once and then twice a second
 
     async def run(self) -> None:
@@ -103,7 +104,7 @@ class Attempt:
         plan = self._plan
         upstream = self._pool.take(plan.endpoint)
         fresh = upstream is None
-        too_long = asyncio.get_running_loop().call_later(self._limits.answer_s_max, self._too_long)
+        self._pool.watch(self)
         try:
             while True:
                 if upstream is None:
@@ -121,7 +122,7 @@ class Attempt:
                     fresh, upstream = True, None
                     self._done = asyncio.get_running_loop().create_future()
         finally:
-            too_long.cancel()
+            self._pool.unwatch(self)
             self._answer.listen(None)
 
     async def _open(self) -> Upstream:
@@ -252,7 +253,8 @@ class Attempt:
         else:
             self._fail(EngineLost(message, retry_after_s=self._retry_after or 2.0), True, True)
 
-    def _too_long(self) -> None:
+    def late(self) -> None:
+        """It took longer than any answer may."""
         self._fail(EngineLost(f"no end after {self._limits.answer_s_max:g} s", retry_after_s=5.0), False, True)
 
     def _fail(self, error: BastideError, may_move: bool, blames_engine: bool) -> None:

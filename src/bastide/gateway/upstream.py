@@ -56,6 +56,14 @@ class Sink(Protocol):
     def lost(self, reason: str, garbage: bool) -> None: ...
 
 
+class Watched(Protocol):
+    """Someone with a deadline, on the monotonic clock."""
+
+    deadline: float
+
+    def late(self) -> None: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection. `send` starts one exchange; when it ends the connection goes back to the pool by itself."""
 
@@ -65,9 +73,10 @@ class Upstream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
         self._ends_with_line = False
         self._interim = False
-        self._complete = False
+        self._complete = self._stays = False
         self._paused = False
         self.requests = 0
         self.idle_since = 0.0
@@ -86,8 +95,12 @@ class Upstream(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            if self._pieces:
+                self._hand_over()
             self._lose(f"what it answers is not HTTP: {error}", garbage=True)
             return
+        if self._pieces:
+            self._hand_over()
         if self._complete:
             self._finish()
 
@@ -120,17 +133,29 @@ class Upstream(asyncio.Protocol):
         self._interim = 100 <= status < 200
         if self._interim:
             return
-        names = {name for name, _ in self._headers}
-        self._ends_with_line = b"content-length" not in names and b"transfer-encoding" not in names
+        self._ends_with_line = True
+        for name, _ in self._headers:
+            if name == b"content-length" or name == b"transfer-encoding":
+                self._ends_with_line = False
+                break
         if self._sink is not None:
             self._sink.got_head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
+        # Handed over once for all that one read brought: a write to the client costs more than anything else here.
+        self._pieces.append(data)
+
+    def _hand_over(self) -> None:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         if self._sink is not None:
             self._sink.got_body(data)
 
     def on_message_complete(self) -> None:
         self._complete = not self._interim
+        # Asked here, for once the message is over the parser has forgotten it.
+        self._stays = self._parser.should_keep_alive()
 
     # for the exchange
 
@@ -170,7 +195,7 @@ class Upstream(asyncio.Protocol):
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
-        if self._ends_with_line or not self._parser.should_keep_alive() or self.requests >= _REQUESTS_MAX:
+        if self._ends_with_line or not self._stays or self.requests >= _REQUESTS_MAX:
             if self._transport is not None:
                 self._transport.close()
         else:
@@ -192,6 +217,14 @@ class Pool:
     def __init__(self) -> None:
         self._idle: dict[Endpoint, deque[Upstream]] = {}
         self._open: set[Upstream] = set()
+        self._watched: set[Watched] = set()
+
+    def watch(self, watched: Watched) -> None:
+        """Tell it when its deadline has passed; one sweep for all is cheaper than a timer for each."""
+        self._watched.add(watched)
+
+    def unwatch(self, watched: Watched) -> None:
+        self._watched.discard(watched)
 
     def take(self, endpoint: Endpoint) -> Upstream | None:
         """An idle connection that is likely still good; None where there is none."""
@@ -238,8 +271,10 @@ class Pool:
             upstream.close()
 
     def sweep(self) -> None:
-        """Close what has been idle too long."""
+        """Close what has been idle too long, and tell those whose time is up."""
         now = time.monotonic()
+        for watched in [watched for watched in self._watched if now >= watched.deadline]:
+            watched.late()
         for idle in list(self._idle.values()):
             while idle and now - idle[0].idle_since >= _IDLE_S_MAX:
                 idle.popleft().close()

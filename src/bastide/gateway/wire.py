@@ -16,7 +16,7 @@ STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".enc
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"content-type: application/json\r\n"
 STREAM_HEAD = b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-_FORBIDDEN_IN_VALUES = frozenset(range(32)) - {9} | {127}
+_FORBIDDEN_IN_VALUES = bytes(sorted(frozenset(range(32)) - {9} | {127}))
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -52,9 +52,13 @@ def as_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def check_head(version: str, headers: Headers) -> None:
-    """Refuse what makes two readers disagree about where a request ends or whom it is for. Names are in lower case."""
-    hosts = lengths = encodings = 0
+def check_head(version: str, headers: Headers) -> tuple[int, bool, bytes | None]:
+    """Refuse what makes two readers disagree about where a request ends or whom it is for. Names are in lower case.
+
+    Returns the length the body is said to have, whether it comes chunked, and what the client expects.
+    """
+    hosts = lengths = encodings = length = 0
+    expect = None
     for name, value in headers:
         if name == b"host":
             hosts += 1
@@ -62,11 +66,14 @@ def check_head(version: str, headers: Headers) -> None:
             lengths += 1
             if not value.isdigit():
                 raise InvalidRequest("the Content-Length header is not a number")
+            length = int(value[:19])
         elif name == b"transfer-encoding":
             encodings += 1
             if value.lower() != b"chunked":
                 raise InvalidRequest("the only Transfer-Encoding understood is chunked")
-        if not _FORBIDDEN_IN_VALUES.isdisjoint(value):
+        elif name == b"expect":
+            expect = value
+        if value.translate(None, _FORBIDDEN_IN_VALUES) != value:
             raise InvalidRequest("a header holds a control character")
     if lengths > 1 or encodings > 1 or (lengths and encodings):
         raise InvalidRequest("the request says more than once how long its body is")
@@ -74,3 +81,4 @@ def check_head(version: str, headers: Headers) -> None:
         raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding")
     if hosts > 1 or (hosts == 0 and version != "1.0"):
         raise InvalidRequest("the request needs exactly one Host header")
+    return length, encodings > 0, expect

@@ -5,7 +5,7 @@ Pure: levels and times go in, levels and waits come out. It never keeps state an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def share(limit: int, rank: int, count: int) -> int:
@@ -13,8 +13,7 @@ def share(limit: int, rank: int, count: int) -> int:
     return limit // count + (1 if rank < limit % count else 0)
 
 
-@dataclass(slots=True, frozen=True)
-class Bucket:
+class Bucket(NamedTuple):
     """A bucket as it stood at `at_s`. A level below nought is a debt that time pays off."""
 
     level: float
@@ -23,9 +22,11 @@ class Bucket:
 
 def refilled(bucket: Bucket, per_minute: int, now_s: float) -> Bucket:
     """The bucket at `now_s`: it gains `per_minute` each 60 s and holds at most that many. Time never runs backwards."""
-    passed_s = max(0.0, now_s - bucket.at_s)
-    level = min(float(per_minute), bucket.level + passed_s * per_minute / 60.0)
-    return Bucket(level, max(now_s, bucket.at_s))
+    level, at_s = bucket
+    if now_s > at_s:
+        level += (now_s - at_s) * per_minute / 60.0
+        at_s = now_s
+    return Bucket(level if level < per_minute else float(per_minute), at_s)
 
 
 def wait_s(bucket: Bucket, per_minute: int) -> float:
