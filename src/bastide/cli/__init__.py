@@ -1,0 +1,1 @@
+"""The command line: a client of the sdk, with no private doors. Tables for people, --json for programs."""

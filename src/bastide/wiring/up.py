@@ -52,11 +52,12 @@ class _Process:
 
 @dataclass(slots=True)
 class Supervisor:
-    """`say` prints one line to whoever started it."""
+    """`say` prints one line to whoever started it; `ready` is called once everything answers."""
 
     launch: Launch
     places: Places
     say: Callable[[str], None]
+    ready: Callable[[Supervisor], None]
     _lock: IO[str] | None = None
     _listener: socket.socket | None = None
     _processes: list[_Process] = field(default_factory=list)
@@ -77,6 +78,8 @@ class Supervisor:
                 signal.signal(number, self._told)
             self._start_all()
             self._until_ready()
+            if not self._stop:
+                self.ready(self)
             self._watch()
             return 0
         finally:

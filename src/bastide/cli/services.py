@@ -1,0 +1,303 @@
+"""deploy, ps, logs, scale, sleep, wake, why, rm, usage, confirm."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bastide.cli.context import JsonOption, client_of
+from bastide.cli.show import ago, as_json, err, out, phase, table
+from bastide.domain.errors import InvalidRequest, InvalidSpec
+from bastide.domain.units import format_bytes, format_duration, format_money
+
+SPEC_NAMES = ("bastide.yaml", "bastide.yml")
+FOLLOW_S = 0.5
+ServiceName = Annotated[str, typer.Argument(help="Name of the service.", metavar="SERVICE")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (deploy, ps, logs, scale, sleep, wake, why, usage, confirm):
+        app.command()(command)
+    app.command("rm")(remove)
+
+
+def deploy(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A spec file, or a directory with a bastide.yaml.", metavar="FILE|DIR")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until every service is ready or has failed.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Declare services, and wait until they are ready or have failed."""
+    file = _spec_file(path)
+    client = client_of(context)
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file} can't be read: {error}") from None
+    try:
+        answer = client.deploy(text, dry_run=dry_run)
+    except InvalidSpec as error:
+        error.file = str(file)  # type: ignore[attr-defined]
+        raise
+    changed = [s for s in answer["services"] if s["change"] != "unchanged"]
+    if dry_run:
+        _show_changes(answer, json)
+        return
+    began = time.monotonic()
+    names = [service["name"] for service in answer["services"]]
+    ends = _follow(client.progress(names), quiet=json) if wait and names else {}
+    if json:
+        as_json({**answer, "ends": list(ends.values())})
+    elif not changed:
+        out.print("nothing changed")
+    failed = [line for line in ends.values() if line["failed"]]
+    if not json:
+        for line in failed:
+            err.print(Text.assemble((f"{line['name']} failed: ", "bold red"), line["reason"]))
+        if not failed and wait:
+            took = format_duration(time.monotonic() - began)
+            out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; models at {client.url}/v1")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _spec_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in SPEC_NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise InvalidRequest(f"{path} holds no {SPEC_NAMES[0]}")
+    if not path.exists():
+        raise InvalidRequest(f"there is no file {path}")
+    return path
+
+
+def _show_changes(answer: dict[str, Any], json: bool) -> None:
+    if json:
+        as_json(answer)
+        return
+    for service in answer["services"]:
+        out.print(Text.assemble((service["name"], "bold"), f" would be {service['change']}"))
+        for field in service["fields"]:
+            out.print(f"  {field['field']}: {field['from']} -> {field['to']}")
+
+
+def _follow(lines: Any, *, quiet: bool) -> dict[str, dict[str, Any]]:
+    """Show live progress. Returns the last line of each service."""
+    last: dict[str, dict[str, Any]] = {}
+    if quiet or not out.is_terminal:
+        for line in lines:
+            if not quiet and (line["name"] not in last or last[line["name"]]["reason"] != line["reason"]):
+                out.print(f"{line['name']}: {line['phase']}, {line['reason']}")
+            last[line["name"]] = line
+        return last
+    with Live(console=out, refresh_per_second=20, transient=False) as live:
+        for line in lines:
+            last[line["name"]] = line
+            live.update(_board(last))
+    return last
+
+
+def _board(last: dict[str, dict[str, Any]]) -> Table:
+    board = Table.grid(padding=(0, 2, 0, 0))
+    for line in last.values():
+        mark = (
+            Text("x", "bold red") if line["failed"] else Text("ok", "green") if line["done"] else Text("..", "yellow")
+        )
+        progress = line["progress"] or {}
+        bar: Any = ""
+        if progress.get("fraction") is not None and not line["done"]:
+            bar = ProgressBar(total=1.0, completed=progress["fraction"], width=30)
+        board.add_row(
+            mark, Text(line["name"], "bold"), phase(line["phase"]), bar, Text(line["reason"], overflow="fold")
+        )
+    return board
+
+
+def ps(
+    context: typer.Context,
+    all_projects: Annotated[bool, typer.Option("--all", "-a", help="Of every project.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Services and their instances: phase, since when, why, memory, requests in flight."""
+    answer = client_of(context).services(all_projects=all_projects)
+    if json:
+        as_json(answer)
+        return
+    shown = table("SERVICE", "PHASE", "FOR", ">PID", ">MEMORY", ">IN FLIGHT", "WHY")
+    for service in answer["services"]:
+        name = f"{service['project']}/{service['name']}" if all_projects else service["name"]
+        shown.add_row(Text(name, "bold"), phase(service["phase"]), ago(service["since"]), "", "", "", service["reason"])
+        for instance in service["instances"]:
+            shown.add_row(
+                Text(f"  {instance['id'].rpartition('.')[2]}", "bright_black"),
+                phase(instance["phase"]),
+                ago(instance["since"]),
+                str(instance["pid"] or ""),
+                format_bytes(instance["memory_bytes"]) if instance["memory_bytes"] else "",
+                str(instance["in_flight"] or ""),
+                Text(instance["reason"], "bright_black"),
+            )
+    if answer["services"]:
+        out.print(shown)
+    else:
+        out.print("no services yet; `bastide deploy FILE` declares some")
+    node = answer["node"]
+    held, budget = format_bytes(node["memory_held_bytes"]), format_bytes(node["memory_budget_bytes"])
+    out.print(
+        Text(
+            f"node {node['name']}: {held} of {budget} held" + ("" if node["here"] else " (its agent is away)"),
+            "bright_black",
+        )
+    )
+    for reason in answer["refused"]:
+        err.print(Text.assemble(("refused: ", "bold red"), reason))
+
+
+def logs(
+    context: typer.Context,
+    service: ServiceName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+) -> None:
+    """What a service's instances wrote, and what happened to them."""
+    client = client_of(context)
+    after = ""
+    while True:
+        answer = client.logs(service, after)
+        for part in answer["parts"]:
+            prefix = part["id"].rpartition(".")[2]
+            for line in part["text"].splitlines():
+                out.print(Text.assemble((f"{prefix} ", "bright_black"), line))
+        after = answer["next"]
+        if not follow:
+            return
+        time.sleep(FOLLOW_S)
+
+
+def scale(
+    context: typer.Context,
+    service: ServiceName,
+    replicas: Annotated[str, typer.Argument(help="N, or LEAST..MOST, such as 0..4.")],
+    json: JsonOption = False,
+) -> None:
+    """Change how many instances a service has."""
+    answer = client_of(context).scale(service, replicas)
+    if json:
+        as_json(answer)
+    else:
+        out.print(f"{service}: {answer['replicas']} replicas (generation {answer['generation']})")
+
+
+def sleep(
+    context: typer.Context,
+    service: ServiceName,
+    rung: Annotated[str | None, typer.Option(help="frozen, light or deep (default: deep).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a service to sleep now. A busy instance is never put to sleep."""
+    answer = client_of(context).sleep(service, rung)
+    if json:
+        as_json(answer)
+        return
+    for instance in answer["instances"]:
+        gave = format_bytes(instance["gave_back_bytes"])
+        out.print(
+            f"{instance['id']}: {instance['rung']}, gave back {gave}, holds {format_bytes(instance['held_bytes'])}"
+        )
+
+
+def wake(context: typer.Context, service: ServiceName, json: JsonOption = False) -> None:
+    """Wake a service now."""
+    answer = client_of(context).wake(service)
+    if json:
+        as_json(answer)
+    elif answer["woke_from"] == "awake":
+        out.print(f"{answer['id']} was awake")
+    else:
+        out.print(f"{answer['id']}: awake from {answer['woke_from']} in {format_duration(answer['wake_s'])}")
+
+
+def why(
+    context: typer.Context,
+    service: ServiceName,
+    limit: Annotated[int, typer.Option("--last", help="How many decisions.", min=1, max=500)] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Every decision about a service, with its reason."""
+    answer = client_of(context).why(service, limit)
+    if json:
+        as_json(answer)
+        return
+    shown = table("AT (UTC)", "BY", "WHAT", "WHY")
+    for decision in answer["decisions"]:
+        shown.add_row(
+            Text(decision["at"][:-1].replace("T", " "), "bright_black"),
+            decision["actor"],
+            Text(decision["what"], "bold"),
+            decision["reason"],
+        )
+    out.print(shown)
+    out.print(Text.assemble("now: ", phase(answer["phase"]), f", {answer['reason']}"))
+
+
+def remove(context: typer.Context, service: ServiceName, json: JsonOption = False) -> None:
+    """Drain a service, end it and forget it. Its usage stays in the ledger."""
+    answer = client_of(context).remove(service)
+    if json:
+        as_json(answer)
+    else:
+        out.print(f"{service} is being removed")
+
+
+def usage(
+    context: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Of one service.")] = None,
+    key: Annotated[str | None, typer.Option(help="Of one key, by its id.")] = None,
+    last: Annotated[str | None, typer.Option(help="Of the last while, such as 24h or 30d.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """The ledger: requests, tokens, money and instance-seconds."""
+    answer = client_of(context).usage(service=service, key=key, last=last)
+    if json:
+        as_json(answer)
+        return
+    shown = table("DAY", "PROJECT", "SERVICE", "KEY", ">REQUESTS", ">INPUT", ">CACHED", ">OUTPUT", ">COST")
+    for row in answer["rows"]:
+        style = "" if row["account"] == "user" else "bright_black"
+        shown.add_row(row["day"], row["project"], row["service"], row["key"], *_counts(row), style=style)
+    total = answer["total"]
+    shown.add_section()
+    shown.add_row("", "", "users", "", *_counts(total), style="bold")
+    shown.add_row("", "", "system", "", *_counts(answer["system"]), style="bright_black")
+    out.print(shown)
+    if answer["instance_time"]:
+        times = table("DAY", "SERVICE", "PHASE", ">INSTANCE-SECONDS")
+        for row in answer["instance_time"]:
+            times.add_row(
+                row["day"], f"{row['project']}/{row['service']}", row["phase"], f"{row['instance_seconds']:.1f}"
+            )
+        out.print(times)
+
+
+def _counts(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["requests"]),
+        str(row["input_tokens"]),
+        str(row["cached_input_tokens"]),
+        str(row["output_tokens"]),
+        format_money(row["cost_pico"]),
+    )
+
+
+def confirm(context: typer.Context) -> None:
+    """Say yes to a plan that was refused because it would end many instances at once."""
+    for reason in client_of(context).confirm()["confirmed"] or ["nothing was refused"]:
+        out.print(reason)

@@ -1,0 +1,100 @@
+"""HTTP for the client: requests, streamed lines, and wire errors turned back into exceptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import urllib3
+
+from bastide.domain.errors import BastideError, InternalError, InvalidSpec, Problem, Unavailable, error_types
+
+_TYPES = error_types()
+
+
+class Transport:
+    """`url`: of the gateway, without a path. `certificate`: a CA file for https with an own authority."""
+
+    def __init__(self, url: str, key: str, certificate: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        options: dict[str, Any] = {"ca_certs": certificate} if certificate else {}
+        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5.0, read=None), **options)
+        self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+
+    def ask(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Any:
+        """The decoded JSON answer. Raises the BastideError the server raised; Unavailable where nobody answers."""
+        response = self._open(method, path, query, body)
+        return json.loads(response.data)
+
+    def lines(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Iterator[Any]:
+        """Each line of a streamed answer, decoded, as it comes."""
+        for text in self.text(method, path, query, body):
+            if text.strip():
+                yield json.loads(text)
+
+    def text(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Iterator[str]:
+        """Each line of a streamed answer, as it comes."""
+        response = self._open(method, path, query, body)
+        rest = b""
+        try:
+            while chunk := response.read1():
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line.decode(errors="replace")
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"the connection to {self.url} broke off: {error}") from None
+        finally:
+            response.close()
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def save(self, path: str, target: Any) -> int:
+        """Write an answer's bytes to an open binary file. Returns how many."""
+        response = self._open("GET", path, None, None)
+        count = 0
+        for chunk in response.stream(2**20):
+            count += target.write(chunk)
+        return count
+
+    def _open(self, method: str, path: str, query: dict[str, Any] | None, body: Any) -> urllib3.BaseHTTPResponse:
+        data = json.dumps(body).encode() if body is not None else None
+        pairs = [
+            (name, str(value).lower() if isinstance(value, bool) else str(value))
+            for name, given in (query or {}).items()
+            if given is not None
+            for value in (given if isinstance(given, list | tuple) else [given])
+        ]
+        from urllib.parse import urlencode
+
+        address = self.url + path + (f"?{urlencode(pairs)}" if pairs else "")
+        try:
+            response = self._pool.request(method, address, body=data, headers=self._headers, preload_content=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(
+                f"no Bastide answers at {self.url} ({_short(error)}); start one with `bastide up`, "
+                "or set BASTIDE_URL and BASTIDE_KEY"
+            ) from None
+        if response.status >= 400:
+            raise _raised(response.status, response.data)
+        return response
+
+
+def _raised(status: int, data: bytes) -> BastideError:
+    try:
+        error = json.loads(data)["error"]
+        message, code = str(error["message"]), str(error.get("code"))
+    except (ValueError, KeyError, TypeError):
+        return InternalError(f"the server answered with status {status}: {data[:200]!r}")
+    if code == InvalidSpec.code and error.get("problems"):
+        return InvalidSpec(tuple(Problem(p["line"], p["where"], p["message"]) for p in error["problems"]))
+    return (
+        _TYPES.get(code, InternalError)(message, param=error.get("param"))
+        if code != InvalidSpec.code
+        else InternalError(message)
+    )
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    return "connection refused" if "refused" in text else text.split(": ")[-1][:120]

