@@ -69,7 +69,8 @@ class Ticket:
 
     def close(self, tokens: Tokens) -> None:
         """The request is over, whatever became of it."""
-        self.settle(0)
+        if self._slice is not None:
+            self.settle(0)
         account = self.account
         account.in_flight -= 1
         if account.tokens is not None:
@@ -100,13 +101,16 @@ class Accounts:
         return Ticket(self, account, estimate)
 
     def _take_rates(self, account: Account, limits: Limits, estimate: int, now_s: float) -> None:
+        if limits.requests_per_minute is None and limits.tokens_per_minute is None:
+            account.requests = account.tokens = None
+            return
         requests = tokens = None
         if limits.requests_per_minute is not None:
             rate = self._share(limits.requests_per_minute)
-            requests = _ready(account.requests, rate, now_s, f"{limits.requests_per_minute} requests a minute")
+            requests = _ready(account.requests, rate, now_s, "requests", limits.requests_per_minute)
         if limits.tokens_per_minute is not None:
             rate = self._share(limits.tokens_per_minute)
-            tokens = _ready(account.tokens, rate, now_s, f"{limits.tokens_per_minute} tokens a minute")
+            tokens = _ready(account.tokens, rate, now_s, "tokens", limits.tokens_per_minute)
         # Taken only once both allow it: a refused request costs nothing.
         account.requests = admission.taken(requests, 1) if requests is not None else None
         account.tokens = admission.taken(tokens, estimate) if tokens is not None else None
@@ -159,13 +163,14 @@ class Accounts:
         self._accounts.pop(key_id, None)
 
     def _share(self, limit: int) -> int:
-        return admission.share(limit, self._rank, self._count)
+        return limit if self._count == 1 else admission.share(limit, self._rank, self._count)
 
 
-def _ready(bucket: Bucket | None, per_minute: int, now_s: float, limit: str) -> Bucket:
+def _ready(bucket: Bucket | None, per_minute: int, now_s: float, what: str, limit: int) -> Bucket:
     full = admission.refilled(bucket or Bucket(float(per_minute), now_s), per_minute, now_s)
-    wait_s = admission.wait_s(full, per_minute)
-    if wait_s > 0:
-        after_s = admission.retry_after_s(wait_s)
-        raise RateLimited(f"this key may use {limit}; try again in {after_s:.0f} s", retry_after_s=after_s)
+    if full.level < 1.0:
+        after_s = admission.retry_after_s(admission.wait_s(full, per_minute))
+        raise RateLimited(
+            f"this key may use {limit} {what} a minute; try again in {after_s:.0f} s", retry_after_s=after_s
+        )
     return full

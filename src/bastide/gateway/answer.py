@@ -14,6 +14,9 @@ from bastide.gateway.client import ClientConnection, Request, Waiting
 
 
 class Answer:
+    __slots__ = ("_connection", "_request", "first_token_s", "has_content", "has_head", "instance", "is_over",
+                 "queue_s", "streams", "wake_s", "woke_from")  # fmt: skip
+
     def __init__(self, connection: ClientConnection, request: Request, streams: bool) -> None:
         self._connection, self._request, self.streams = connection, request, streams
         self.has_head = False
@@ -49,8 +52,8 @@ class Answer:
         self.has_content = True
         self.first_token_s = time.monotonic() - self._request.arrived_at
         if self.has_head:
-            facts = json.dumps({name.decode(): value.decode() for name, value in self._facts()})
-            self._piece(wire.comment(facts) + data)
+            lines = self._fact_lines().decode().splitlines()
+            self._piece(wire.comment(json.dumps(dict(line.split(": ", 1) for line in lines))) + data)
         else:
             self._open(self._fact_lines(), data)
 
@@ -103,18 +106,15 @@ class Answer:
     def _piece(self, data: bytes) -> None:
         self._connection.write(data if self._request.is_old else b"%x\r\n%b\r\n" % (len(data), data))
 
-    def _facts(self) -> list[tuple[bytes, bytes]]:
-        timing = b"queue;dur=%.1f, wake;dur=%.1f, first_token;dur=%.1f" % (
+    def _fact_lines(self) -> bytes:
+        return (
+            b"x-request-id: %b\r\nx-bastide-instance: %b\r\nx-bastide-wake: %b\r\n"
+            b"server-timing: queue;dur=%.1f, wake;dur=%.1f, first_token;dur=%.1f\r\n"
+        ) % (
+            self._request.identity,
+            self.instance.encode(),
+            self.woke_from.encode(),
             self.queue_s * 1000,
             self.wake_s * 1000,
             (self.first_token_s or 0.0) * 1000,
         )
-        return [
-            (b"x-request-id", self._request.identity),
-            (b"x-bastide-instance", self.instance.encode()),
-            (b"x-bastide-wake", self.woke_from.encode()),
-            (b"server-timing", timing),
-        ]
-
-    def _fact_lines(self) -> bytes:
-        return b"".join(b"%b: %b\r\n" % fact for fact in self._facts())

@@ -58,9 +58,11 @@ class Gateway:
         self.directory = Directory(table)
         self.has_table = True
         wanted: set[str] = set()
+        here: set[tuple[str, str]] = set()
         for route in table.services:
             if route.outside is not None:
                 continue
+            here.add((route.project, route.service))
             wanted.update(ref.instance for ref in route.instances)
             name = (route.project, route.service)
             queue = self.queues.get(name)
@@ -68,7 +70,7 @@ class Gateway:
                 self.queues[name] = ServiceQueue(route, self.fleet)
             elif queue.route != route:
                 queue.update(route)
-        for name in [name for name in self.queues if name not in self.directory.services]:
+        for name in [name for name in self.queues if name not in here]:
             self.queues.pop(name).end()
         self.fleet.keep(wanted)
         self.accounts.keep({grant.key_id for grant in table.keys})

@@ -22,7 +22,7 @@ from bastide.gateway.choices import ChoicesMeter, Gatherer
 from bastide.gateway.counting import EngineMeter, Garbage, Meter, OutsideMeter, whole_answer_tokens
 from bastide.gateway.fleet import Slot
 from bastide.gateway.settings import GatewayLimits
-from bastide.gateway.upstream import Endpoint, Pool, Upstream
+from bastide.gateway.upstream import Endpoint, Pool, Upstream, post_head
 
 _PROGRESS_EVERY_S = 0.5
 
@@ -53,7 +53,7 @@ class Plan:
         if lease is None:
             raise Failed(EngineLost(f"{slot.instance} went away"), may_move=True, blames_engine=False)
         body = calls.for_engine(call)
-        head = _head(call.path, "localhost", lease.secret, len(body))
+        head = lease.head(call.path) + b"%d\r\n\r\n" % len(body)
         if call.streams:
             meter: Meter = EngineMeter(call) if call.answers == 1 else ChoicesMeter(call)
             return Plan(slot.instance, lease.endpoint, head, body, meter)
@@ -71,26 +71,19 @@ class Plan:
         default = 443 if endpoint.tls else 80
         host = endpoint.host if endpoint.port == default else f"{endpoint.host}:{endpoint.port}"
         body = calls.for_outside(call, target.model)
-        return Plan(
-            "", endpoint, _head(path, host, target.key, len(body)), body, OutsideMeter(call) if call.streams else None
-        )
-
-
-def _head(path: str, host: str, secret: str | None, length: int) -> bytes:
-    authorization = f"Authorization: Bearer {secret}\r\n" if secret else ""
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Content-Type: application/json\r\n"
-        f"Content-Length: {length}\r\n\r\n"
-    ).encode()
+        head = post_head(path, host, target.key) + b"%d\r\n\r\n" % len(body)
+        return Plan("", endpoint, head, body, OutsideMeter(call) if call.streams else None)
 
 
 class Attempt:
+    __slots__ = ("_answer", "_bytes", "_call", "_done", "_limits", "_pieces", "_plan", "_pool",
+                 "_retry_after", "_status", "_told_at", "_upstream", "_whole_tokens", "counted", "deadline")  # fmt: skip
+
     def __init__(self, pool: Pool, limits: GatewayLimits, answer: Answer, call: Call, plan: Plan) -> None:
         self._pool, self._limits, self._answer, self._call, self._plan = pool, limits, answer, call, plan
         self._upstream: Upstream | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status = 0
-        self._content_type = b""
         self._retry_after: float | None = None
         self._pieces: list[bytes] = []
         self._bytes = 0
@@ -160,10 +153,10 @@ class Attempt:
 
     def got_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
+        if status == 200:
+            return
         for name, value in headers:
-            if name == b"content-type":
-                self._content_type = value
-            elif name == b"retry-after" and value.isdigit():
+            if name == b"retry-after" and value.isdigit():
                 self._retry_after = float(value[:6])
 
     def got_body(self, data: bytes) -> None:

@@ -68,6 +68,7 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "/v1/responses": msgspec.json.Decoder(_ResponseBody),
 }
 PATHS = frozenset(_DECODERS)
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -111,15 +112,16 @@ def read(path: str, body: bytes) -> Call:
         raise InvalidRequest("the request body is nested too deeply") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"the request body is not JSON: {error}") from None
-    choices = max(_count(asked, "n", CHOICES_MAX), _count(asked, "n_cmpl", CHOICES_MAX))
-    _count(asked, "best_of", CHOICES_MAX)
-    if asked.best_of is not None and asked.best_of > choices:
-        raise InvalidRequest("best_of above n is not supported; ask for n choices instead", param="best_of")
-    bounds = [
-        _count(asked, name, TOKENS_MAX)
-        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
-        if getattr(asked, name) is not None
-    ]
+    choices = 1
+    if asked.n is not None or asked.n_cmpl is not None or asked.best_of is not None:
+        choices = max(_count("n", asked.n, CHOICES_MAX), _count("n_cmpl", asked.n_cmpl, CHOICES_MAX))
+        if _count("best_of", asked.best_of, CHOICES_MAX) > choices:
+            raise InvalidRequest("best_of above n is not supported; ask for n choices instead", param="best_of")
+    bound = None
+    for name in _BOUNDS:
+        value = getattr(asked, name)
+        if value is not None:
+            bound = max(bound or 0, _count(name, value, TOKENS_MAX))
     prompts, forced = 1, None
     if isinstance(asked, _ChatBody):
         if not asked.messages:
@@ -145,7 +147,7 @@ def read(path: str, body: bytes) -> Call:
         wants_usage=asked.stream_options is not None and bool(asked.stream_options.include_usage),
         choices=choices,
         prompts=prompts,
-        output_tokens_max=max(bounds) if bounds else None,
+        output_tokens_max=bound,
         wants_counts=asked.timings_per_token is not None or asked.return_progress is not None,
         forced_tool=forced,
     )
@@ -180,13 +182,12 @@ def for_outside(call: Call, model: str) -> bytes:
     return _encode(fields)
 
 
-def _count(asked: _Body, name: str, most: int) -> int:
-    value = getattr(asked, name)
+def _count(name: str, value: int | None, most: int) -> int:
     if value is None:
         return 1
     if not 1 <= value <= most:
         raise InvalidRequest(f"{name} must be between 1 and {most}, not {value}", param=name)
-    return int(value)
+    return value
 
 
 def _prompts(given: str | list[Any], name: str) -> int:

@@ -39,6 +39,18 @@ _NOTE_EVERY_S = 0.2
 
 
 class Exchange:
+    __slots__ = (
+        "_billed",
+        "_call",
+        "_connection",
+        "_gateway",
+        "_grant",
+        "_noted_at",
+        "_noted_text",
+        "_request",
+        "answer",
+    )
+
     def __init__(self, gateway: Gateway, connection: ClientConnection, request: Request, grant: KeyGrant) -> None:
         self._gateway, self._connection, self._request, self._grant = gateway, connection, request, grant
         self._call = calls.read(request.path, request.body)
@@ -65,7 +77,8 @@ class Exchange:
                 service = directory.services[project, name]
                 try:
                     bound = self._bound_pico(service)
-                    await self._gateway.accounts.reserve(ticket, self._grant, bound, now_s)
+                    if bound and self._grant.limits.budget_pico is not None:
+                        await self._gateway.accounts.reserve(ticket, self._grant, bound, now_s)
                     cost = await self._served_by(service, bound)
                     ticket.settle(cost)
                     return
@@ -113,7 +126,10 @@ class Exchange:
 
     async def _tried(self, queue: ServiceQueue | None, service: ServiceRoute, event: _Event) -> int:
         for remaining in range(_ATTEMPTS_MAX - 1, -1, -1):
-            slot = await self._instance(queue, service) if queue is not None else None
+            slot = None
+            if queue is not None:
+                slot = queue.take() or await self._waited_for(queue, service)
+                self.answer.instance = slot.instance
             attempt: Attempt | None = None
             try:
                 plan = Plan.engine(slot, self._call) if slot is not None else Plan.outside(service, self._call)
@@ -146,16 +162,13 @@ class Exchange:
                     queue.give_back(slot)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _instance(self, queue: ServiceQueue, service: ServiceRoute) -> Slot:
-        """An instance that may be used now, waited for where it must be. HoldTimeout, QueueFull or why it can't wake."""
-        slot = queue.take()
-        if slot is None:
-            began = time.monotonic()
-            slot = await self._held(queue, service, began)
-            self.answer.queue_s += time.monotonic() - began
-            if slot.lease is not None and slot.lease.since_s >= began:
-                self.answer.woke_from, self.answer.wake_s = slot.lease.woke_from, slot.lease.wake_s
-        self.answer.instance = slot.instance
+    async def _waited_for(self, queue: ServiceQueue, service: ServiceRoute) -> Slot:
+        """An instance, waited for. HoldTimeout, QueueFull or why it can't wake."""
+        began = time.monotonic()
+        slot = await self._held(queue, service, began)
+        self.answer.queue_s += time.monotonic() - began
+        if slot.lease is not None and slot.lease.since_s >= began:
+            self.answer.woke_from, self.answer.wake_s = slot.lease.woke_from, slot.lease.wake_s
         return slot
 
     async def _held(self, queue: ServiceQueue, service: ServiceRoute, began: float) -> Slot:
@@ -208,6 +221,8 @@ class Left(Exception):
 
 class _Event:
     """The request in the ledger: opened once, settled once."""
+
+    __slots__ = ("_began", "_bound_pico", "_id", "_instance", "_key_id", "_ledger", "_model", "_service", "_wasted")
 
     def __init__(self, gateway: Gateway, service: ServiceRoute, model: str, key_id: str, bound_pico: int) -> None:
         self._ledger, self._service, self._model, self._key_id = gateway.ledger, service, model, key_id

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bastide.domain.errors import BastideError, Unavailable
 from bastide.domain.routes import InstanceRef
 from bastide.gateway.links import ConnectLink, SteadyLink
-from bastide.gateway.upstream import Endpoint, Pool
+from bastide.gateway.upstream import Endpoint, Pool, post_head
 from bastide.ports.link import Body, Link, LinkLost, Notify
 
 _log = logging.getLogger("bastide.gateway")
@@ -32,6 +32,14 @@ class Lease:
     woke_from: str
     wake_s: float
     since_s: float
+    heads: dict[str, bytes] = field(default_factory=dict)
+
+    def head(self, path: str) -> bytes:
+        """The head of a request to this instance, up to the number of its length; made once for each path."""
+        found = self.heads.get(path)
+        if found is None:
+            found = self.heads[path] = post_head(path, "localhost", self.secret)
+        return found
 
 
 class Slot:

@@ -47,6 +47,14 @@ class Endpoint:
         return Endpoint(host=host, port=int(port))
 
 
+def post_head(path: str, host: str, secret: str | None) -> bytes:
+    """The head of a request, up to the number of its Content-Length."""
+    authorization = f"Authorization: Bearer {secret}\r\n" if secret else ""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Content-Type: application/json\r\nContent-Length: "
+    ).encode()
+
+
 class Sink(Protocol):
     """Who asked. After `lost` or `ended` nothing more comes."""
 

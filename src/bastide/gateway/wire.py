@@ -73,8 +73,9 @@ def check_head(version: str, headers: Headers) -> tuple[int, bool, bytes | None]
                 raise InvalidRequest("the only Transfer-Encoding understood is chunked")
         elif name == b"expect":
             expect = value
-        if value.translate(None, _FORBIDDEN_IN_VALUES) != value:
-            raise InvalidRequest("a header holds a control character")
+    values = b"".join([value for _, value in headers])
+    if len(values.translate(None, _FORBIDDEN_IN_VALUES)) != len(values):
+        raise InvalidRequest("a header holds a control character")
     if lengths > 1 or encodings > 1 or (lengths and encodings):
         raise InvalidRequest("the request says more than once how long its body is")
     if encodings and version == "1.0":

@@ -15,9 +15,9 @@ def service_order(
 ) -> tuple[str, ...]:
     """Services to try, in order: one of the usable weighted ones by `draw` (0 <= draw < 1), the other weighted ones by
     falling weight, then the usable fallbacks. Empty where none is usable."""
+    if len(weighted) == 1 and not fallbacks and weighted[0][1] > 0:  # nothing to choose
+        return (weighted[0][0],) if usable(weighted[0][0]) else ()
     live = [(name, weight) for name, weight in weighted if weight > 0 and usable(name)]
-    if len(live) == 1 and not fallbacks:
-        return (live[0][0],)
     order: list[str] = []
     total = sum(weight for _, weight in live)
     mark = draw * total
