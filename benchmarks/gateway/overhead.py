@@ -207,7 +207,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench") as name:
         directory = Path(name)
         for tool in ("up", "ld"):
-            subprocess.run(["gcc", "-O2", "-w", "-o", directory / tool, asked.bench_dir / f"{tool}.c"], check=True)
+            subprocess.run(["gcc", "-O2", "-w", "-o", directory / tool, asked.bench_dir / f"{tool}.c"], check=True)  # noqa: ASYNC221
         tool, upstream = directory / "ld", free_port()
         with process(
             str(directory / "up"), str(upstream), str(CHUNKS), "0", core=LOAD_CORE, env=os.environ | {"OAI": "1"}

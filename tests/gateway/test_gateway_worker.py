@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 from dataclasses import replace
@@ -14,6 +16,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from town import CHAT, LAST, PRICE, STREAM, Script, chunk, head, request, split, token, town, unchunk, whole
 
 from bastide.adapters.journal.file import FileJournalReader
@@ -177,6 +182,51 @@ def test_a_killed_worker_loses_no_count_and_its_successor_answers_who_queued(tmp
             gate.set()
             last = [entry for _, entry in journals.read("life3", 0)][-1]
             assert isinstance(last, Settlement) and last.cost_pico == 5 * PRICE.input_pico_per_token + 20 + 3000
+
+    asyncio.run(main())
+
+
+def _certificate(directory: Path) -> tuple[str, str]:
+    """A certificate for localhost, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = directory / "certificate", directory / "secret"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )  # fmt: skip
+    return str(certificate), str(secret)
+
+
+def test_tls_whole_streamed_and_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        certificate, secret = _certificate(tmp_path)
+        context = ssl.create_default_context(cafile=certificate)
+        async with town(tmp_path, tls_certificate=certificate, tls_key=secret) as here:
+            for body, said in ((CHAT, b"hello"), (STREAM, b"[DONE]"), ({}, b"invalid_request")):
+                reader, writer = await asyncio.open_connection("localhost", here.port, ssl=context)
+                writer.write(request(msgspec.json.encode(body)))
+                assert said in await reader.read()
+                writer.close()
+            reader, writer = await asyncio.open_connection("localhost", here.port, ssl=context)
+            writer.write(b"nonsense\r\n\r\n")
+            assert b" 400 " in await reader.read()
+            writer.close()
+            assert b"HTTP/1.1 200" not in await here.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 
     asyncio.run(main())
 

@@ -10,7 +10,8 @@ import time
 
 from bastide.domain.errors import BastideError
 from bastide.gateway import wire
-from bastide.gateway.client import ClientConnection, Request, Waiting
+from bastide.gateway.client import ClientConnection
+from bastide.gateway.request import Request, Waiting
 
 
 class Answer:

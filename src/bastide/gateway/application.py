@@ -17,12 +17,13 @@ from bastide.domain.keys import KEY_PREFIX, KeyGrant
 from bastide.domain.routes import RoutingTable
 from bastide.gateway import calls, wire
 from bastide.gateway.accounts import Accounts, AskSlice
-from bastide.gateway.client import ClientConnection, Request
+from bastide.gateway.client import ClientConnection
 from bastide.gateway.directory import Directory
 from bastide.gateway.dispatch import ServiceQueue
 from bastide.gateway.exchange import Exchange
 from bastide.gateway.fleet import Fleet
 from bastide.gateway.ledger import Ledger
+from bastide.gateway.request import Request
 from bastide.gateway.settings import GatewaySettings
 from bastide.gateway.splice import Splice
 from bastide.gateway.upstream import Endpoint, Pool
@@ -136,13 +137,14 @@ class Gateway:
             self._tell(connection, request, exchange, splice, error)
         except asyncio.CancelledError:
             # The client left, or the worker ends: whoever still listens is told.
-            self._tell(
-                connection,
-                request,
-                exchange,
-                splice,
-                Unavailable("this gateway restarts; try again", retry_after_s=1.0),
-            )
+            if connection.is_open:
+                self._tell(
+                    connection,
+                    request,
+                    exchange,
+                    splice,
+                    Unavailable("this gateway restarts; try again", retry_after_s=1.0),
+                )
             connection.abort_soon()
             raise
         except Exception as error:

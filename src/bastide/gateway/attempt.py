@@ -215,13 +215,14 @@ class Attempt:
         if out.startswith((b'data: {"error"', b"error:")) and not answer.has_content:
             self._fail(EngineLost("the engine failed before it said anything", retry_after_s=2.0), True, False)
             return
+        now = time.monotonic()
+        if now - self._told_at >= _PROGRESS_EVERY_S and self.counted is not None:
+            # Before the client sees it: a worker killed in between must not have given away what nobody counted.
+            self._told_at = now
+            self.counted(meter.tokens())
         answer.content(out)
         if answer.is_congested and self._upstream is not None:
             self._upstream.pause()
-        now = time.monotonic()
-        if now - self._told_at >= _PROGRESS_EVERY_S and self.counted is not None:
-            self._told_at = now
-            self.counted(meter.tokens())
 
     def _refused(self) -> None:
         """The upstream answered with an error: the caller's fault goes to the caller, its own may be tried elsewhere."""

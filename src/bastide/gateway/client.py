@@ -7,8 +7,6 @@ request it runs one task, and ends that task when the client is gone.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -17,67 +15,13 @@ from typing import Any, Protocol, cast
 import httptools
 
 from bastide.domain.errors import BastideError, InvalidRequest, TooLarge, Unavailable
-from bastide.domain.keys import KeyGrant
 from bastide.gateway import wire
+from bastide.gateway.request import HeadTooLarge, Request, RequestTimeout, Waiting, path_of
 from bastide.gateway.settings import GatewayLimits
 
 _PIPELINED_MAX = 64
 _LINGER_S = 2.0
-_LIFE = os.urandom(8).hex().encode()  # drawn once: a counter behind it is as unique, and far cheaper
-_numbers = itertools.count(1)
 _INFINITE = float("inf")
-
-
-class RequestTimeout(InvalidRequest):
-    code, status = "request_timeout", 408
-
-
-class HeadTooLarge(InvalidRequest):
-    code, status = "request_header_fields_too_large", 431
-
-
-class Request:
-    """One request as it came. `headers` have names in lower case; the body is whole."""
-
-    __slots__ = (
-        "arrived_at",
-        "body",
-        "caller",
-        "closes",
-        "headers",
-        "identity",
-        "is_old",
-        "method",
-        "path",
-        "refusal",
-        "target",
-    )
-
-    def __init__(self) -> None:
-        self.identity = b"req_%b%x" % (_LIFE, next(_numbers))
-        self.method = ""
-        self.target = b""
-        self.path = ""
-        self.headers: wire.Headers = []
-        self.body = b""
-        self.closes = False
-        self.is_old = False  # HTTP/1.0: no chunked answers
-        self.arrived_at = 0.0
-        self.refusal: BastideError | None = None
-        self.caller: KeyGrant | None = None  # whose key it carries, once screened
-
-    def header(self, name: bytes) -> bytes | None:
-        for found, value in self.headers:
-            if found == name:
-                return value
-        return None
-
-
-class Waiting(Protocol):
-    """Who is told when the client takes no more for now, and when it does again."""
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
 
 
 class Application(Protocol):
@@ -225,7 +169,7 @@ class ClientConnection(asyncio.Protocol):
         length, self._chunked, expect = wire.check_head(version, request.headers)
         request.is_old = version == "1.0"
         request.closes = not parser.should_keep_alive()
-        request.path = _path(request.target)
+        request.path = path_of(request.target)
         if length > limits.body_bytes_max:
             raise TooLarge(f"the request body is over {limits.body_bytes_max} bytes")
         try:
@@ -373,10 +317,3 @@ class ClientConnection(asyncio.Protocol):
 
     def _head_error(self) -> BastideError:
         return HeadTooLarge(f"the head of the request is over {self._clients.limits.header_bytes_max} bytes")
-
-
-def _path(target: bytes) -> str:
-    if target.startswith(b"http://") or target.startswith(b"https://"):
-        _, _, rest = target.partition(b"://")
-        target = b"/" + rest.partition(b"/")[2]
-    return target.partition(b"?")[0].decode("latin-1")

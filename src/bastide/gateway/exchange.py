@@ -25,8 +25,9 @@ from bastide.domain.ledger import Account, Outcome, Progress, Reservation, Settl
 from bastide.domain.routes import ServiceRoute
 from bastide.gateway import answer, calls
 from bastide.gateway.attempt import Attempt, Failed, Plan
-from bastide.gateway.client import ClientConnection, Request
+from bastide.gateway.client import ClientConnection
 from bastide.gateway.fleet import Slot
+from bastide.gateway.request import Request
 from bastide.policy import admission, budget, routing
 from bastide.policy import hold as hold_policy
 
@@ -141,6 +142,8 @@ class Exchange:
                 return event.close(self._billed, Outcome.COMPLETE, self.answer)
             except Failed as failed:
                 made = attempt.tokens() if attempt is not None else Tokens()
+                if queue is not None and (failed.may_move or failed.blames_engine):
+                    queue.errors_total += 1
                 if slot is not None and failed.blames_engine:
                     self._gateway.fleet.suspect(slot, failed.error.message)
                 if self.answer.has_content:

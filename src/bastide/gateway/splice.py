@@ -9,7 +9,8 @@ import asyncio
 
 from bastide.domain.errors import Unavailable
 from bastide.gateway import wire
-from bastide.gateway.client import ClientConnection, Request
+from bastide.gateway.client import ClientConnection
+from bastide.gateway.request import Request
 from bastide.gateway.upstream import Endpoint, Pool, Upstream
 
 _HOP_BY_HOP = frozenset(
