@@ -637,8 +637,7 @@ class NodeCore:
         else:
             record.move(Happening.START, why, now_s)
             self._out.append(StartEngine(record.instance))
-        name = record.assignment.spec.name
-        self._out.append(Tell(tokens, f"waking {name} from {resting.value}"))
+        self._out.append(Tell(tokens, f"from {resting.value}"))
         self._out.append(Changed(record.instance))
 
     def _plan_sleep(self, record: Record) -> None:

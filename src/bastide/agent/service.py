@@ -44,6 +44,7 @@ from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Pro
 from bastide.domain.ledger import Account, EngineCount, InstanceTime, Outcome, Settlement, Tokens
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine, Place
+from bastide.ports.clock import Clock
 from bastide.ports.journal import JournalEvent, JournalWriter
 from bastide.ports.link import Body, Link, LinkLost, Notify
 from bastide.ports.runtime import Runtime
@@ -73,25 +74,26 @@ class AgentService:
         runtime: NodeRuntime,
         engines: Mapping[str, Engine],
         journal: JournalWriter,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available))
-        self._runtime, self._engines, self._journal = runtime, engines, journal
+        self._runtime, self._engines, self._journal, self._clock = runtime, engines, journal, clock
         self._watcher = Watcher(runtime, self._book_canary)
         self._launches: dict[str, LaunchSpec] = {}
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
         self._gateways: dict[str, Link] = {}
-        self._controls: set[Link] = set()
+        self._controls: dict[Link, None] = {}
         self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}  # in order, so that a replay is one
         self._unchecked: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._to_check = asyncio.Event()
         self._rethink = asyncio.Event()
         self._moves: set[asyncio.Task[None]] = set()
         self._facts_told: dict[tuple[str, str], RungFact] = {}
-        self._boot = f"{time.time_ns():x}"
+        self._boot = secrets.token_hex(6)
         self._numbers = itertools.count(1)
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class AgentService:
                 self._launches[launch.instance] = launch
                 if rung is not Rung.AWAKE:
                     await self._runtime.wake(launch.instance)
-                self._do(self.core.adopt(launch.instance, Phase.AWAKE, identity.pid, time.time()))
+                self._do(self.core.adopt(launch.instance, Phase.AWAKE, identity.pid, self._clock.now_s()))
                 self._check_soon(launch.instance)
             elif await self._runtime.adopt(launch, identity):
                 await self._runtime.stop(launch.instance, 0.0)
@@ -121,7 +123,7 @@ class AgentService:
 
     async def close(self, *, end_engines: bool) -> None:
         """End in order. `end_engines`: nobody will come back for them."""
-        self._do(self.core.account(time.time()))
+        self._do(self.core.account(self._clock.now_s()))
         for task in list(self._moves):
             task.cancel()
         if end_engines:
@@ -136,19 +138,19 @@ class AgentService:
         if link.peer.get("role") == "gateway":
             worker = str(link.peer["worker"])
             self._gateways[worker] = link
-            self._do(self.core.gateway_came(worker, tuple(link.peer.get("leases", ())), time.time()))
+            self._do(self.core.gateway_came(worker, tuple(link.peer.get("leases", ())), self._clock.now_s()))
         else:
-            self._controls.add(link)
-            self._dirty.update(self.core.records)
+            self._controls[link] = None
+            self._dirty.update(dict.fromkeys(self.core.records))
             self._facts_told.clear()
             self._changed.set()
 
     def left(self, link: Link) -> None:
-        self._controls.discard(link)
+        self._controls.pop(link, None)
         worker = str(link.peer.get("worker", ""))
         if self._gateways.get(worker) is link:
             del self._gateways[worker]
-            self._do(self.core.gateway_left(worker, time.time()))
+            self._do(self.core.gateway_left(worker, self._clock.now_s()))
 
     async def handle(self, link: Link, verb: str, body: Body, note: Notify) -> Body:
         """Every verb of the agent's socket; the table in docs/architecture.md lists them."""
@@ -174,7 +176,11 @@ class AgentService:
         for instance, seen in body["instances"].items():
             self._do(
                 self.core.activity(
-                    str(link.peer["worker"]), instance, int(seen["in_flight"]), float(seen["last_used_s"]), time.time()
+                    str(link.peer["worker"]),
+                    instance,
+                    int(seen["in_flight"]),
+                    float(seen["last_used_s"]),
+                    self._clock.now_s(),
                 )
             )
         return {}
@@ -192,7 +198,7 @@ class AgentService:
         for item in body.get("upserts", ()):
             self._take_on(msgspec.convert(item, Assignment), keep=True)
         for instance in body.get("removals", ()):
-            self._do(self.core.unassign(str(instance), time.time()))
+            self._do(self.core.unassign(str(instance), self._clock.now_s()))
         for fact in body.get("facts", ()):
             self.core.costs.know(msgspec.convert(fact, RungFact))
         return {}
@@ -208,7 +214,7 @@ class AgentService:
     async def _on_prove(self, link: Link, body: Body, note: Notify) -> Body:
         """Start it, ask its canary, measure it: what a rollout waits for."""
         instance = str(body["instance"])
-        self._do(self.core.forgive(instance, time.time()))
+        self._do(self.core.forgive(instance, self._clock.now_s()))
         grant = await self._acquire(instance, None, note)
         note({"text": "asking its canary", "fraction": None})
         wrong = await self._watcher.canary(instance)
@@ -220,7 +226,7 @@ class AgentService:
 
     async def _on_wake(self, link: Link, body: Body, note: Notify) -> Body:
         instance = str(body["instance"])
-        self._do(self.core.forgive(instance, time.time()))
+        self._do(self.core.forgive(instance, self._clock.now_s()))
         grant = await self._acquire(instance, None, note)
         return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s}
 
@@ -228,7 +234,7 @@ class AgentService:
         instance, rung = str(body["instance"]), Rung(body["rung"])
         record = self.core.records.get(instance)
         before = record.held_bytes if record is not None else 0
-        self._do(self.core.sleep(instance, rung, time.time()))
+        self._do(self.core.sleep(instance, rung, self._clock.now_s()))
         while (record := self.core.records.get(instance)) is not None and (
             record.sink_to is not None or record.phase in (Phase.SINKING, Phase.STOPPING)
         ):
@@ -262,12 +268,12 @@ class AgentService:
         answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._waiting[token] = (answer, note)
         try:
-            self._do(self.core.acquire(token, worker, instance, time.time()))
+            self._do(self.core.acquire(token, worker, instance, self._clock.now_s()))
             return await answer
         finally:
             del self._waiting[token]
             if answer.cancelled():
-                self._do(self.core.withdraw(token, time.time()))
+                self._do(self.core.withdraw(token, self._clock.now_s()))
 
     # --- carrying out ----------------------------------------------------------------------------------------------
 
@@ -298,7 +304,7 @@ class AgentService:
                     self._decisions.append(decision)
                     self._write_log(decision.instance, f"{decision.what}: {decision.reason}")
                 case Changed(instance):
-                    self._dirty.add(instance)
+                    self._dirty[instance] = None
                 case Spent():
                     self._book_time(effect)
                 case Forgotten(instance):
@@ -322,27 +328,27 @@ class AgentService:
 
     async def _start(self, instance: str) -> None:
         record = self.core.records[instance]
-        began = time.monotonic()
+        began = self._clock.monotonic_s()
 
         def progress(text: str, fraction: float | None) -> None:
             tokens = tuple(waiter.token for waiter in record.waiters)
-            self._do([Tell(tokens, f"waking {record.assignment.spec.name}, {text}", fraction)])
+            self._do([Tell(tokens, text, fraction)])
 
         try:
             launch = self._launch(record.assignment)
             self._launches[instance] = launch
             identity = await self._runtime.start(launch, progress)
         except BastideError as error:
-            self._do(self.core.start_failed(instance, error, time.time()))
+            self._do(self.core.start_failed(instance, error, self._clock.now_s()))
         except (OSError, TimeoutError) as error:
             failed = EngineStartFailed(f"the engine could not be started: {error}")
-            self._do(self.core.start_failed(instance, failed, time.time()))
+            self._do(self.core.start_failed(instance, failed, self._clock.now_s()))
         else:
             self._check_soon(instance)
-            self._do(self.core.started(instance, identity.pid, time.monotonic() - began, time.time()))
+            self._do(self.core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
 
     async def _sink(self, instance: str, rung: Rung) -> None:
-        began = time.monotonic()
+        began = self._clock.monotonic_s()
         try:
             if rung is Rung.DEEP or self.core.records[instance].sinking_from is Rung.AWAKE:
                 if self.core.records[instance].sinking_from is not Rung.AWAKE:
@@ -351,27 +357,27 @@ class AgentService:
             await self._runtime.sink(instance, rung)
         except (BastideError, OSError, TimeoutError) as error:
             if self._runtime.identity(instance) is None:
-                self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, time.time()))
+                self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
             else:
                 with contextlib.suppress(BastideError):
                     await self._runtime.wake(instance)
-                self._do(self.core.sink_failed(instance, str(error), time.time()))
+                self._do(self.core.sink_failed(instance, str(error), self._clock.now_s()))
             return
         if rung.has_process:
             held = (await self._runtime.footprint(instance)).charge_bytes
         else:
             held = self._runtime.saved_bytes(self._launches[instance])
-        self._do(self.core.rested(instance, rung, held, time.monotonic() - began, time.time()))
+        self._do(self.core.rested(instance, rung, held, self._clock.monotonic_s() - began, self._clock.now_s()))
 
     async def _wake(self, instance: str) -> None:
-        began = time.monotonic()
+        began = self._clock.monotonic_s()
         try:
             await self._runtime.wake(instance)
         except (BastideError, OSError) as error:
             await self._died(instance, str(error))
         else:
             self._check_soon(instance)
-            self._do(self.core.woken(instance, time.monotonic() - began, time.time()))
+            self._do(self.core.woken(instance, self._clock.monotonic_s() - began, self._clock.now_s()))
 
     async def _stop(self, instance: str) -> None:
         if self._runtime.identity(instance) is not None:
@@ -381,12 +387,12 @@ class AgentService:
             await self._runtime.stop(instance, 2.0)
         if instance in self._launches:
             self._runtime.forget_state(self._launches[instance])
-        self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, time.time()))
+        self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
 
     async def _ask_back(self, ask: AskBack) -> None:
         link = self._gateways.get(ask.worker)
         if link is None:
-            self._do(self.core.gateway_left(ask.worker, time.time()))
+            self._do(self.core.gateway_left(ask.worker, self._clock.now_s()))
             return
         body = {"instance": ask.instance, "only_if_idle_s": ask.only_if_idle_s, "drain": ask.drain}
         try:
@@ -400,12 +406,12 @@ class AgentService:
                 bool(answer["released"]),
                 float(answer.get("idle_s") or 0.0),
                 int(answer.get("in_flight", 0)),
-                time.time(),
+                self._clock.now_s(),
             )
         )
 
     async def _died(self, instance: str, reason: str) -> None:
-        self._do(self.core.died(instance, reason, time.time()))
+        self._do(self.core.died(instance, reason, self._clock.now_s()))
 
     async def _distrust(self, instance: str, reason: str) -> None:
         await self._runtime.stop(instance, 0.0)
@@ -414,16 +420,16 @@ class AgentService:
     # --- checks and reports ----------------------------------------------------------------------------------------
 
     async def _tick_forever(self) -> None:
-        next_account_s = time.time() + ACCOUNT_S
+        next_account_s = self._clock.now_s() + ACCOUNT_S
         while True:
-            now_s = time.time()
+            now_s = self._clock.now_s()
             self._do(self.core.tick(now_s))
             if now_s >= next_account_s:
                 self._do(self.core.account(now_s))
                 self._journal.sync()
                 next_account_s = now_s + ACCOUNT_S
             due_s = self.core.next_due_s()
-            wait_s = min(next_account_s, due_s if due_s is not None else next_account_s) - time.time()
+            wait_s = min(next_account_s, due_s if due_s is not None else next_account_s) - self._clock.now_s()
             self._rethink.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._rethink.wait(), max(0.001, wait_s))
@@ -431,7 +437,7 @@ class AgentService:
     async def _check_forever(self) -> None:
         """Once an instance is idle after a wake: is its memory what it was, what does it hold, what did it count?"""
         while True:
-            now_s = time.time()
+            now_s = self._clock.now_s()
             for instance in list(self._unchecked):
                 record = self.core.records.get(instance)
                 if record is None or record.phase is not Phase.AWAKE:
@@ -450,13 +456,13 @@ class AgentService:
                 await self._to_check.wait()
 
     def _check_soon(self, instance: str) -> None:
-        self._unchecked[instance] = time.time()
+        self._unchecked[instance] = self._clock.now_s()
         self._to_check.set()
 
     async def _measure(self, instance: str) -> int:
         footprint = await self._runtime.footprint(instance)
         if footprint.resident_bytes:
-            self._do(self.core.measured(instance, footprint.charge_bytes, time.time()))
+            self._do(self.core.measured(instance, footprint.charge_bytes, self._clock.now_s()))
         return footprint.charge_bytes
 
     async def _count(self, instance: str) -> None:
@@ -469,7 +475,7 @@ class AgentService:
             settled = not record.leases
             self._write(
                 EngineCount(
-                    self._event_id(), time.time(), spec.project, spec.name, instance, process, tokens, settled
+                    self._event_id(), self._clock.now_s(), spec.project, spec.name, instance, process, tokens, settled
                 )
             )
 
@@ -518,7 +524,7 @@ class AgentService:
         self._write(
             Settlement(
                 event_id=self._event_id(),
-                at_s=time.time(),
+                at_s=self._clock.now_s(),
                 project=spec.project,
                 service=spec.name,
                 model=spec.name,
@@ -554,7 +560,7 @@ class AgentService:
         return f"{self.settings.logs_directory}/{instance}.log"
 
     def _write_log(self, instance: str, text: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now_s()))
         with contextlib.suppress(OSError):
             log = os.open(self._log_path(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(log, f"{stamp} bastide: {text[:LOG_LINE_BYTES_MAX]}\n".encode())
@@ -585,7 +591,7 @@ class AgentService:
             fresh.write_bytes(msgspec.json.encode(assignment))
             fresh.replace(path)
         estimate = assignment.spec.resources.memory_bytes or engine.estimate_bytes(assignment.spec, assignment.weights)
-        self._do(self.core.assign(assignment, estimate, time.time()))
+        self._do(self.core.assign(assignment, estimate, self._clock.now_s()))
 
     def _forget(self, instance: str) -> None:
         self._unchecked.pop(instance, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from bastide.domain.units import format_bytes
 from bastide.engines.port import Engine
 from bastide.policy.check import Known, check
 from bastide.policy.reconcile import Present, Snapshot, plan
+from bastide.ports.clock import Clock
 from bastide.ports.link import Body, LinkLost, Notify
 from bastide.ports.store import Store
 from bastide.ports.weights import Weights
@@ -69,9 +69,10 @@ class ControlLoop:
         engines: Mapping[str, Engine],
         budget_bytes: int,
         changed: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._store, self._node, self._weights, self._engines = store, node, weights, engines
-        self.budget_bytes, self._changed = budget_bytes, changed
+        self.budget_bytes, self._changed, self._clock = budget_bytes, changed, clock
         self.services: dict[tuple[str, str], DesiredService] = {
             (service.spec.project, service.spec.name): service for service in store.services()
         }
@@ -146,7 +147,7 @@ class ControlLoop:
 
     def declare(self, specs: tuple[ServiceSpec, ...]) -> tuple[DesiredService, ...]:
         """Write all or none; durable when it returns."""
-        for service in (written := self._store.declare(specs, time.time())):
+        for service in (written := self._store.declare(specs, self._clock.now_s())):
             self._take(service)
             self.note(service.spec, "declare", f"generation {service.generation} is desired")
         self._changed()
@@ -154,13 +155,13 @@ class ControlLoop:
         return written
 
     def remove(self, project: str, name: str) -> None:
-        self._store.remove_service(project, name, time.time())
+        self._store.remove_service(project, name, self._clock.now_s())
         self._reload(project, name)
         self._changed()
         self.hint()
 
     def note(self, spec: ServiceSpec, what: str, reason: str) -> None:
-        self._decisions.append(Decision(time.time(), spec.project, spec.name, "control", what, reason))
+        self._decisions.append(Decision(self._clock.now_s(), spec.project, spec.name, "control", what, reason))
         self._hint.set()
 
     def add_decisions(self, decisions: list[Any]) -> None:
@@ -239,7 +240,7 @@ class ControlLoop:
                     file = self._weights.resolve(spec.model)
                     if file is not None:
                         self._files[spec.model.url] = file
-        return Snapshot(tuple(self.services.values()), present, self._files, time.time())
+        return Snapshot(tuple(self.services.values()), present, self._files, self._clock.now_s())
 
     def _known(self, snapshot: Snapshot) -> Known:
         return Known(
@@ -308,7 +309,7 @@ class ControlLoop:
 
     def progress(self, key: tuple[str, str], text: str, fraction: float | None) -> None:
         old = self.work.get(key)
-        self.work[key] = Work(text, fraction, old.since_s if old is not None else time.time())
+        self.work[key] = Work(text, fraction, old.since_s if old is not None else self._clock.now_s())
         for watcher in self._watchers:
             watcher.set()
 
@@ -327,9 +328,9 @@ class ControlLoop:
 
         def tell(done_bytes: int, total_bytes: int | None) -> None:
             nonlocal told_s
-            if time.monotonic() - told_s < 0.1 and done_bytes != total_bytes:
+            if self._clock.monotonic_s() - told_s < 0.1 and done_bytes != total_bytes:
                 return
-            told_s = time.monotonic()
+            told_s = self._clock.monotonic_s()
             text = f"fetching weights, {format_bytes(done_bytes)}"
             text += f" of {format_bytes(total_bytes)}" if total_bytes else ""
             fraction = done_bytes / total_bytes if total_bytes else None

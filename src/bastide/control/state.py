@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from bastide.domain.identity import DEFAULT_PROJECT
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.routes import RoutingTable
 from bastide.engines.port import Engine
+from bastide.ports.clock import Clock
 from bastide.ports.link import Body, Link, LinkLost, Notify
 from bastide.ports.store import Store
 from bastide.ports.vault import Vault
@@ -58,21 +58,22 @@ class Control:
         vault: Vault,
         engines: Mapping[str, Engine],
         ledger: Ledger,
+        clock: Clock,
     ) -> None:
         self.settings, self.store, self.weights, self.vault, self.ledger = settings, store, weights, vault, ledger
-        self.engines = engines
+        self.engines, self.clock = engines, clock
         self.node = NodeLine()
-        self.loop = ControlLoop(store, self.node, weights, engines, settings.budget_bytes, self.routes_changed)
+        self.loop = ControlLoop(store, self.node, weights, engines, settings.budget_bytes, self.routes_changed, clock)
         self.gateways: dict[Link, dict[str, Any]] = {}
         self.loads: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}  # noqa: SIM118
-        self._revision = time.time_ns()
+        self._revision = int(clock.now_s() * 1e6)
         self._push = asyncio.Event()
         self._last: RoutingTable | None = None
 
     def now_s(self) -> float:
         """Seconds since the epoch."""
-        return time.time()
+        return self.clock.now_s()
 
     # --- keys ------------------------------------------------------------------------------------------------------
 
@@ -86,14 +87,14 @@ class Control:
             {**msgspec.to_builtins(grant), "key_id": "key-" + secrets.token_hex(6), "key_hash": hash_key(text)},
             KeyGrant,
         )
-        self.store.add_project(made.project, time.time())
+        self.store.add_project(made.project, self.clock.now_s())
         self.store.put_key(made)
         self.keys[made.key_hash] = made
         self.routes_changed()
         return text, made
 
     def revoke_key(self, key_id: str) -> KeyGrant:
-        grant = self.store.revoke_key(key_id, time.time())
+        grant = self.store.revoke_key(key_id, self.clock.now_s())
         self.keys[grant.key_hash] = grant
         self.routes_changed()
         return grant
@@ -102,13 +103,15 @@ class Control:
         """At the very first start: the admin key, in clear, once. None where there is one already."""
         if any(grant.admin and grant.revoked_at_s is None for grant in self.keys.values()):
             return None
-        grant = KeyGrant("", "", DEFAULT_PROJECT, name="admin", admin=True, deploys=True, created_at_s=time.time())
+        grant = KeyGrant(
+            "", "", DEFAULT_PROJECT, name="admin", admin=True, deploys=True, created_at_s=self.clock.now_s()
+        )
         return self.make_key(grant)[0]
 
     # --- secrets ---------------------------------------------------------------------------------------------------
 
     def put_secret(self, project: str, name: str, value: str) -> None:
-        self.store.put_secret(project, name, self.vault.seal(value, f"{project}/{name}"), time.time())
+        self.store.put_secret(project, name, self.vault.seal(value, f"{project}/{name}"), self.clock.now_s())
         self.routes_changed()
 
     def open_secret(self, project: str, name: str) -> str | None:

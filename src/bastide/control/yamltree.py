@@ -11,6 +11,12 @@ from bastide.domain.errors import Problem
 
 DEPTH_MAX = 32
 BYTES_MAX = 4 * 2**20
+# Counted as they are visited, so that a few aliases can't stand for billions.
+VALUES_MAX = 1_000_000
+
+
+class _TooMany(Exception):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +69,52 @@ def read(text: str, problems: list[Problem]) -> Tree | None:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
-            return _tree(loader, node, problems, 0) if node is not None else None
+            return _Walk(loader, problems).tree(node, 0) if node is not None else None
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
         problems.append(Problem(mark.line + 1 if mark else 0, "", f"not YAML: {what}"))
+    except _TooMany:
+        problems.append(Problem(0, "", f"the file stands for too many values (over {VALUES_MAX:,}, aliases counted)"))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problems.append(Problem(0, "", f"not YAML: {str(error)[:200] or type(error).__name__}"))
     return None
 
 
-def _tree(loader: _Loader, node: yaml.Node, problems: list[Problem], depth: int) -> Tree | None:
-    line = node.start_mark.line + 1
-    if depth > DEPTH_MAX:
-        problems.append(Problem(line, "", f"nested more than {DEPTH_MAX} deep"))
-        return None
-    if isinstance(node, yaml.MappingNode):
-        entries: dict[str, Tree] = {}
-        lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                problems.append(Problem(key_node.start_mark.line + 1, "", "a key must be a word"))
-                continue
-            key = str(key_node.value)
-            if key in entries:
-                problems.append(
-                    Problem(key_node.start_mark.line + 1, key, f"is there twice (first on line {lines[key]})")
-                )
-                continue
-            value = _tree(loader, value_node, problems, depth + 1)
-            lines[key] = key_node.start_mark.line + 1
-            if value is not None:
-                entries[key] = value
-        return Branch(entries, lines, line)
-    if isinstance(node, yaml.SequenceNode):
-        items = [_tree(loader, item, problems, depth + 1) for item in node.value]
-        return Row(tuple(item for item in items if item is not None), line)
-    value = loader.construct_object(node, deep=True)
-    return Leaf(value, line)
+class _Walk:
+    def __init__(self, loader: _Loader, problems: list[Problem]) -> None:
+        self._loader, self._problems, self._left = loader, problems, VALUES_MAX
+
+    def tree(self, node: yaml.Node, depth: int) -> Tree | None:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMany
+        line = node.start_mark.line + 1
+        if depth > DEPTH_MAX:
+            self._problems.append(Problem(line, "", f"nested more than {DEPTH_MAX} deep"))
+            return None
+        if isinstance(node, yaml.MappingNode):
+            entries: dict[str, Tree] = {}
+            lines: dict[str, int] = {}
+            for key_node, value_node in node.value:
+                if not isinstance(key_node, yaml.ScalarNode):
+                    self._problems.append(Problem(key_node.start_mark.line + 1, "", "a key must be a word"))
+                    continue
+                key = str(key_node.value)
+                if key in entries:
+                    self._problems.append(
+                        Problem(key_node.start_mark.line + 1, key, f"is there twice (first on line {lines[key]})")
+                    )
+                    continue
+                value = self.tree(value_node, depth + 1)
+                lines[key] = key_node.start_mark.line + 1
+                if value is not None:
+                    entries[key] = value
+            return Branch(entries, lines, line)
+        if isinstance(node, yaml.SequenceNode):
+            items = [self.tree(item, depth + 1) for item in node.value]
+            return Row(tuple(item for item in items if item is not None), line)
+        value = self._loader.construct_object(node, deep=True)
+        return Leaf(value, line)

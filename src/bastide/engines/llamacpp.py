@@ -32,11 +32,6 @@ class LlamaCpp:
     def refuses(self, spec: ServiceSpec, weights: WeightFile | None) -> str | None:
         if weights is None:
             return "llama.cpp needs a weight file"
-        if weights.trained_context_tokens and spec.context_tokens > weights.trained_context_tokens:
-            return (
-                f"context {spec.context_tokens} is more than the {weights.trained_context_tokens} tokens "
-                "this model was made for; lower `context`"
-            )
         return None
 
     def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile) -> int:

@@ -61,6 +61,7 @@ def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int) -> None:
 
 
 def _agent(launch: Launch, places: Places) -> None:
+    from bastide.adapters.clock import SystemClock
     from bastide.adapters.journal.file import FileJournalWriter
     from bastide.adapters.link.unix import serve
     from bastide.adapters.runtime.process import ProcessRuntime
@@ -87,7 +88,7 @@ def _agent(launch: Launch, places: Places) -> None:
     async def run() -> None:
         runtime = ProcessRuntime(places.keeper_socket, known)
         journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
-        service = AgentService(settings, runtime, known, journal)
+        service = AgentService(settings, runtime, known, journal, SystemClock())
         await service.recover()
         server = await serve(settings.socket, service.handle, service.came, service.left)
         try:
@@ -105,6 +106,7 @@ def _agent(launch: Launch, places: Places) -> None:
 def _control(launch: Launch, places: Places) -> None:
     import uvicorn
 
+    from bastide.adapters.clock import SystemClock
     from bastide.adapters.journal.file import FileJournalReader
     from bastide.adapters.link.unix import connect, serve
     from bastide.adapters.store.sqlite import SqliteStore
@@ -129,7 +131,9 @@ def _control(launch: Launch, places: Places) -> None:
     async def run() -> None:
         store = SqliteStore(str(places.database))
         meter = Meter(store, FileJournalReader(places.journals))
-        control = Control(settings, store, library(places), FileKeyVault(str(places.secrets_key)), engines(), meter)
+        control = Control(
+            settings, store, library(places), FileKeyVault(str(places.secrets_key)), engines(), meter, SystemClock()
+        )
         fresh = control.ensure_admin_key()
         if fresh is not None:
             _write_private(places.admin_key, fresh + "\n")
