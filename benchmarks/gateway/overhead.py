@@ -189,7 +189,10 @@ async def measured(
             note(f"{name}_requests_s", result["rps"])
             if streamed:
                 note("chunks_s", result["chunks_s"])
+        before, began = cpu_s(pid), time.monotonic()
         alone = await load(tool, port, 1, seconds, streamed=False)
+        # At one connection every write wakes a sleeping peer, whoever serves: the fair side of a closed loop.
+        note("alone_cpu_us", (cpu_s(pid) - before) * 1e6 / (alone["rps"] * (time.monotonic() - began)))
         note("latency_p50_ms", alone["p50"] / 1000)
         note("latency_p99_ms", alone["p99"] / 1000)
     return {name: round(statistics.median(values), 3) for name, values in seen.items()}
@@ -258,6 +261,7 @@ def report(found: dict[str, dict[str, float]], write: bool) -> None:
 
     if ours and theirs:
         bar("CPU per plain request, times nginx", ours["plain_cpu_us"] / theirs["plain_cpu_us"], 2.5)
+        bar("the same at one connection, times nginx", ours["alone_cpu_us"] / theirs["alone_cpu_us"], 2.5)
         bar("CPU per streamed request, times nginx", ours["streamed_cpu_us"] / theirs["streamed_cpu_us"], 2.5)
         bar("chunks a second on one core, times nginx", ours["chunks_s"] / theirs["chunks_s"], 0.7, at_most=False)
     if ours and "direct" in found:
