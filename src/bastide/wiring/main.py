@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
+import typer
 
 from bastide.cli.application import app
 from bastide.cli.show import err, show_error
@@ -12,6 +13,9 @@ from bastide.domain.errors import BastideError
 from bastide.wiring import commands
 
 commands.register(app)
+
+# Newer versions of Typer carry their own copy of click, older ones use click itself: ask which it is.
+WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def main() -> None:
@@ -21,11 +25,11 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except BastideError as error:
         sys.exit(show_error(error, getattr(error, "file", None)))
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         sys.exit(leave.exit_code)
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except WrongUsage as error:
         error.show()
         sys.exit(2)
     except KeyboardInterrupt:
