@@ -200,7 +200,7 @@ class Supervisor:
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:
-        return probe(self.launch.url, "/readyz") and Path(self.places.control_http).exists()
+        return probe(self.launch.url, "/readyz") and _answers(self.places.control_http)
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -272,6 +272,16 @@ def probe(url: str, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _answers(socket_path: str) -> bool:
+    """Whether somebody listens there: a killed control leaves its socket's file behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        try:
+            line.connect(socket_path)
+        except OSError:
+            return False
+        return True
 
 
 def read_running(places: Places) -> dict[str, Any] | None:

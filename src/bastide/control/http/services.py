@@ -148,13 +148,17 @@ async def sleep(name: str, body: SleepBody, control: ControlState, project: Proj
     rung = body.rung or Rung.DEEP
     if rung not in (Rung.FROZEN, Rung.LIGHT, Rung.DEEP):
         raise InvalidRequest(f"an instance can't be put to {rung.value}; use frozen, light or deep", param="rung")
+    found = _one(control, project, name)
+    # The node is asked, for what it last reported is a moment old: a request may have woken one since.
+    told = (await _node(control, "inventory", {}))["reports"]
+    phases = {report["instance"]: Phase(report["phase"]) for report in told}
     done = []
-    for report in _instances(control, _one(control, project, name)):
-        if report.phase in (Phase.AWAKE, Phase.FROZEN, Phase.LIGHT):
+    for report in _instances(control, found):
+        if phases.get(report.instance) in (Phase.AWAKE, Phase.FROZEN, Phase.LIGHT):
             answer = await _node(control, "sleep", {"instance": report.instance, "rung": rung.value})
             done.append({"id": report.instance, **answer})
     if not done:
-        raise Conflict(f"no instance of {name} is awake")
+        raise Conflict(f"no instance of {name} is awake; `bastide ps` shows what they are doing")
     return {"name": name, "instances": done}
 
 
