@@ -68,6 +68,7 @@ class NodeCore:
         self._due: list[tuple[float, str]] = []
         self.costs = CostBook()
         self._out: list[Effect] = []
+        self._serial = 0
 
     # --- what the outside tells the core ---------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class NodeCore:
         record.in_flight[worker] = in_flight
         record.asked.discard(worker)
         if released:
-            record.leases.discard(worker)
+            record.leases.pop(worker, None)
             record.in_flight.pop(worker, None)
         elif record.sink_to is not None and not record.removing:
             self._stay(record, now_s)
@@ -164,7 +165,7 @@ class NodeCore:
         for instance in leases:
             record = self.records.get(instance)
             if record is not None and record.phase is Phase.AWAKE and record.sink_to is None:
-                record.leases.add(worker)
+                record.leases[worker] = self._next_serial(now_s)
                 record.last_used_s = now_s
             else:
                 self._out.append(Lost((worker,), instance, "it went to sleep while the line was cut"))
@@ -174,7 +175,7 @@ class NodeCore:
         """A gateway is gone, and with it its leases."""
         for record in self.records.values():
             if worker in record.leases or worker in record.asked:
-                record.leases.discard(worker)
+                record.leases.pop(worker, None)
                 record.asked.discard(worker)
                 record.in_flight.pop(worker, None)
                 record.last_used_s = max(record.last_used_s, now_s)
@@ -235,6 +236,8 @@ class NodeCore:
         record.held_bytes = held_bytes
         if not rung.has_process:
             record.pid = None
+        if was_sinking:
+            record.failures = 0  # it lived until it was put to sleep
         if was_sinking and rung is not Rung.OFF:
             self.costs.learn(record.assignment.weights, rung, sink_s=took_s, held_bytes=held_bytes)
             self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
@@ -259,7 +262,7 @@ class NodeCore:
             record.sink_to = Rung.DEEP
             self._out.append(SinkEngine(instance, record.sinking_from, Rung.DEEP))
             return self._flush()
-        record.sink_to = None
+        record.sink_to, record.leaving_for_room = None, False
         record.move(Happening.READY, f"stays awake: {reason}", now_s)
         record.last_used_s = now_s
         self._schedule(record)
@@ -289,12 +292,13 @@ class NodeCore:
         record = self.records.get(instance)
         if record is not None and record.phase is Phase.AWAKE:
             record.held_bytes = held_bytes
-            record.awake_bytes = held_bytes
+            record.awake_bytes = max(held_bytes, record.assignment.spec.resources.memory_bytes or 0)
             record.measured = True
             self.costs.learn(record.assignment.weights, Rung.AWAKE, held_bytes=held_bytes)
             self._plan_sleep(record)
             self._schedule(record)
             self._out.append(Changed(instance))
+            self._relieve(record, now_s)
         return self._pump(now_s)
 
     def sleep(self, instance: str, rung: Rung, now_s: float) -> list[Effect]:
@@ -385,10 +389,16 @@ class NodeCore:
             self._queue.remove(record.instance)
 
     def _grant(self, record: Record, waiter: Waiter, woke_from: Rung, now_s: float) -> None:
+        serial = self._next_serial(now_s)
         if waiter.worker is not None:
-            record.leases.add(waiter.worker)
+            record.leases[waiter.worker] = serial
         record.last_used_s = now_s
-        self._out.append(Grant(waiter.token, record.instance, woke_from, now_s - waiter.since_s))
+        self._out.append(Grant(waiter.token, record.instance, serial, woke_from, now_s - waiter.since_s))
+
+    def _next_serial(self, now_s: float) -> int:
+        # From the time, so that they go on growing over a restart of the agent.
+        self._serial = max(self._serial + 1, int(now_s * 1000))
+        return self._serial
 
     def _awake(self, record: Record, reason: str, now_s: float) -> None:
         self._spend(record, now_s)
@@ -412,7 +422,7 @@ class NodeCore:
         self._spend(record, now_s)
         stable = record.phase is Phase.AWAKE and now_s - record.resident_since_s > backoff.STABLE_S
         record.failures = 1 if stable else record.failures + 1
-        lost = tuple(sorted(record.leases | record.asked))
+        lost = tuple(sorted(set(record.leases) | record.asked))
         record.leases.clear()
         record.asked.clear()
         record.in_flight.clear()
@@ -479,10 +489,9 @@ class NodeCore:
                     self._out.append(Forgotten(record.instance))
             return
         record.sink_to, record.sink_reason, record.leaving_for_room = rung, reason, for_room
-        waiting_for = record.leases - record.asked
-        for worker in sorted(waiting_for):
+        for worker in sorted(set(record.leases) - record.asked):
             record.asked.add(worker)
-            self._out.append(AskBack(worker, record.instance, only_if_idle_s, drain))
+            self._out.append(AskBack(worker, record.instance, record.leases[worker], only_if_idle_s, drain))
         self._sink_if_returned(record, now_s)
 
     def _sink_if_returned(self, record: Record, now_s: float) -> None:
@@ -513,12 +522,17 @@ class NodeCore:
 
     def _look(self, record: Record, now_s: float) -> None:
         """Something was due for this instance."""
+        if record.relieve:
+            record.relieve = False
+            self._relieve(record, now_s)
         if record.phase is Phase.FAILED:
             if now_s >= record.retry_at_s and record.failures < backoff.CRASHES_MAX:
                 record.move(Happening.BACKOFF_OVER, f"may be tried again after: {record.failure}", now_s)
                 self._out.append(Changed(record.instance))
                 if record.waiters or record.assignment.keep_awake:
                     self._want(record, now_s)
+            elif record.failures < backoff.CRASHES_MAX:
+                self._at(record, record.retry_at_s)  # looked at early, for something that was due before it failed
             return
         resting = record.phase.rung
         if resting is None or record.assignment.keep_awake or record.sink_to is not None or record.wanted:
@@ -604,9 +618,21 @@ class NodeCore:
                     moving=record.phase.rung is None or record.sink_to is not None,
                 )
             )
-        own = self.records[instance]
-        free_budget = self.settings.budget_bytes - self._charge(own)
+        own = self.records.get(instance)
+        free_budget = self.settings.budget_bytes - (self._charge(own) if own is not None else 0)
         return room.make_room(free_budget, need, tuple(residents), leaving)
+
+    def _relieve(self, grown: Record, now_s: float) -> None:
+        """A first start was a guess; where it held more than guessed and the device is over its budget, one gives way."""
+        if self.held_bytes() <= self.settings.budget_bytes:
+            return
+        decision = self._room(0, "", now_s)
+        if isinstance(decision, room.GiveWay):
+            for victim in decision.victims:
+                self._give_way(self.records[victim], grown, victim in decision.drain, decision.reason, now_s)
+        elif isinstance(decision, room.WaitForRoom):
+            grown.relieve = True
+            self._at(grown, now_s + decision.look_again_s)
 
     def _give_way(self, victim: Record, winner: Record, drain: bool, reason: str, now_s: float) -> None:
         need = format_bytes(winner.awake_bytes)

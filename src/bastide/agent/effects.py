@@ -39,20 +39,24 @@ class StopEngine:
 
 @dataclass(frozen=True, slots=True)
 class AskBack:
-    """Ask a gateway worker for its lease. `drain`: it sends nothing new and answers when the last in flight is done."""
+    """Ask a gateway worker for its lease `serial`. `drain`: it sends nothing new and answers when the last in flight is done."""
 
     worker: str
     instance: str
+    serial: int
     only_if_idle_s: float | None
     drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The instance is awake: this waiter may connect."""
+    """The instance is awake: this waiter may connect. Serials grow, so that an asking back and a grant that cross on the
+    line can be told apart.
+    """
 
     token: int
     instance: str
+    serial: int
     woke_from: Rung
     waited_s: float
 

@@ -26,7 +26,7 @@ class Record:
     phase: Phase = Phase.OFF
     reason: str = "declared"
     since_s: float = 0.0
-    leases: set[str] = field(default_factory=set)
+    leases: dict[str, int] = field(default_factory=dict)  # worker -> serial of its lease
     waiters: list[Waiter] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)  # workers whose answer to AskBack is awaited
     sink_to: Rung | None = None  # where it goes once every lease is back
@@ -50,6 +50,7 @@ class Record:
     held_bytes: int = 0  # measured on the present rung; 0 where nothing is held
     awake_bytes: int = 0  # measured once awake; before that the estimate
     measured: bool = False
+    relieve: bool = False  # it holds more than was guessed; room must be made once somebody may give way
     steps: tuple[Step, ...] = ()
     spent_since_s: float = 0.0
     pid: int | None = None

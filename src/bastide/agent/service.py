@@ -132,6 +132,10 @@ class AgentService:
         await self._runtime.close(end_engines=end_engines)
         self._journal.close()
 
+    def moves(self) -> tuple[asyncio.Task[None], ...]:
+        """What is being carried out now."""
+        return tuple(self._moves)
+
     # --- links -----------------------------------------------------------------------------------------------------
 
     def came(self, link: Link) -> None:
@@ -165,6 +169,7 @@ class AgentService:
         launch = self._launches[grant.instance]
         record = self.core.records[grant.instance]
         return {
+            "lease": grant.serial,
             "address": launch.socket,
             "secret": launch.secret,
             "woke_from": grant.woke_from.value,
@@ -394,7 +399,12 @@ class AgentService:
         if link is None:
             self._do(self.core.gateway_left(ask.worker, self._clock.now_s()))
             return
-        body = {"instance": ask.instance, "only_if_idle_s": ask.only_if_idle_s, "drain": ask.drain}
+        body = {
+            "instance": ask.instance,
+            "lease": ask.serial,
+            "only_if_idle_s": ask.only_if_idle_s,
+            "drain": ask.drain,
+        }
         try:
             answer = await link.call("revoke", body)
         except (LinkLost, BastideError):

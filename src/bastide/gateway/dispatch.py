@@ -63,7 +63,7 @@ class ServiceQueue:
         if self._waiting:
             return None  # never past those who came first
         for slot in self._slots:  # the common case, without the general one's cost
-            if slot.lease is not None and slot.in_flight < self.route.target_in_flight:
+            if slot.lease is not None and slot.in_flight < self.route.target_in_flight and slot.draining is None:
                 return self._used(slot)
         return None
 
@@ -150,6 +150,8 @@ class ServiceQueue:
 
 
 def _stance(slot: Slot) -> Stance:
+    if slot.draining is not None:
+        return Stance.WAKING  # it gives way; those who wait for it are served when it is back
     if slot.lease is not None:
         return Stance.LEASED
     if slot.waking is not None:

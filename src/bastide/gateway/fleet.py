@@ -45,12 +45,14 @@ class Lease:
 class Slot:
     """One instance as this worker sees it."""
 
-    __slots__ = ("_told", "agent", "failure", "in_flight", "instance", "last_used_s", "lease", "note", "owner",
-                 "queued", "requests", "requests_before", "rested_at", "waking", "woke")  # fmt: skip
+    __slots__ = ("_told", "agent", "draining", "failure", "in_flight", "instance", "last_used_s", "lease", "note",
+                 "owner", "queued", "requests", "requests_before", "rested_at", "serial", "waking", "woke")  # fmt: skip
 
     def __init__(self, ref: InstanceRef) -> None:
         self.instance, self.agent = ref.instance, ref.agent
         self.lease: Lease | None = None
+        self.serial = 0  # of the newest lease that arrived
+        self.draining: asyncio.Event | None = None  # asked back: nothing new goes there; set when nothing is in flight
         self.in_flight = 0
         self.queued = 0
         self.requests = 0
@@ -70,6 +72,8 @@ class Slot:
 
     def done(self) -> None:
         self.in_flight -= 1
+        if self.draining is not None and self.in_flight == 0:
+            self.draining.set()
         self.last_used_s = time.time()
         self.rested_at = time.monotonic()
 
@@ -162,6 +166,7 @@ class Fleet:
                     Endpoint.parse(answer["address"]), answer["secret"], answer.get("woke_from", "awake"),
                     float(answer.get("wake_s", 0.0)), time.monotonic(),
                 )  # fmt: skip
+                slot.serial = int(answer.get("lease", 0))
                 slot.woke = slot.lease.woke_from
                 slot.requests_before = slot.requests
                 slot.rested_at = time.monotonic()
@@ -179,7 +184,7 @@ class Fleet:
     async def _asked(self, link: Link, verb: str, body: Body, notify: Notify) -> Body:
         slot = self.slots.get(str(body.get("instance")))
         if verb == "revoke":
-            return self._revoke(slot, body.get("only_if_idle_s"))
+            return await self._revoke(slot, body)
         if verb == "lost" and slot is not None:
             _log.info("instance %s is lost: %s", slot.instance, body.get("reason"))
             self._release(slot)
@@ -187,9 +192,15 @@ class Fleet:
                 slot.owner(slot)
         return {}
 
-    def _revoke(self, slot: Slot | None, only_if_idle_s: float | None) -> Body:
+    async def _revoke(self, slot: Slot | None, body: Body) -> Body:
         if slot is None:
             return {"released": True, "in_flight": 0, "idle_s": 0.0, "requests": 0}
+        if int(body.get("lease", 0)) > slot.serial and slot.waking is not None:
+            # The lease that is asked back was granted, but its word is still on its way here.
+            await asyncio.wait((slot.waking,))
+        if body.get("drain") and slot.lease is not None:
+            await self._drain(slot)
+        only_if_idle_s = None if body.get("drain") else body.get("only_if_idle_s")
         idle_s = time.monotonic() - slot.rested_at if slot.in_flight == 0 else 0.0
         # A request that was handed this slot counts as in flight before it connects, so none can slip between.
         released = slot.in_flight == 0 and (only_if_idle_s is None or idle_s >= only_if_idle_s)
@@ -201,12 +212,28 @@ class Fleet:
         }
         if released:
             self._release(slot)
+            if slot.owner is not None:
+                slot.owner(slot)
         return answer
+
+    async def _drain(self, slot: Slot) -> None:
+        """Until nothing is in flight there. Meanwhile its requests wait, and are served once it is acquired again."""
+        if slot.in_flight == 0:
+            return
+        draining = slot.draining or asyncio.Event()
+        slot.draining = draining
+        try:
+            await draining.wait()
+        finally:
+            if slot.draining is draining:
+                slot.draining = None
 
     def _release(self, slot: Slot) -> None:
         if slot.lease is not None:
             self._pool.drop(slot.lease.endpoint)
             slot.lease = None
+        if slot.draining is not None:
+            slot.draining.set()
 
     def _agent(self, path: str) -> SteadyLink:
         known = self._agents.get(path)

@@ -16,8 +16,8 @@ QUANTUM_S_MIN = 5.0
 QUANTUM_S_MAX = 60.0
 # A stay must be worth its wake: at most a tenth of the time goes into swapping.
 QUANTUM_WAKES = 10.0
-# Idle residents keep a shorter quantum: enough that two requests a moment apart find it awake.
-IDLE_QUANTUM_S = 1.0
+# Idle residents may go sooner, but two requests a moment apart should find it awake.
+IDLE_QUANTUM_S_MIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ def quantum_s(wake_s: float) -> float:
     return min(QUANTUM_S_MAX, max(QUANTUM_S_MIN, QUANTUM_WAKES * wake_s))
 
 
+def idle_quantum_s(wake_s: float) -> float:
+    """How long an idle one keeps its place: swaps stay bounded, at most a tenth of the time goes into them."""
+    return min(QUANTUM_S_MAX, max(IDLE_QUANTUM_S_MIN, QUANTUM_WAKES * wake_s))
+
+
 def make_room(
     budget_bytes: int, need_bytes: int, residents: tuple[Resident, ...], leaving_bytes: int = 0
 ) -> RoomDecision:
@@ -92,7 +97,7 @@ def make_room(
         return WaitForRoom(1.0, "somebody is already giving way")
     missing -= leaving_bytes
     may_go = [r for r in residents if not r.pinned and not r.moving and r.freed_bytes > 0]
-    idle = [r for r in may_go if r.in_flight == 0 and r.resident_s >= IDLE_QUANTUM_S]
+    idle = [r for r in may_go if r.in_flight == 0 and r.resident_s >= idle_quantum_s(r.wake_s)]
     chosen = _cheapest(idle, missing)
     if chosen is not None:
         return GiveWay(tuple(r.instance for r in chosen), (), "; ".join(_why(r) for r in chosen))
@@ -102,7 +107,7 @@ def make_room(
         drain = tuple(r.instance for r in chosen if r.in_flight > 0)
         return GiveWay(tuple(r.instance for r in chosen), drain, "; ".join(_why(r) for r in chosen))
     waits = [
-        max(0.0, (IDLE_QUANTUM_S if r.in_flight == 0 else quantum_s(r.wake_s)) - r.resident_s)
+        max(0.0, (idle_quantum_s(r.wake_s) if r.in_flight == 0 else quantum_s(r.wake_s)) - r.resident_s)
         for r in may_go
         if r not in ready
     ]

@@ -35,6 +35,10 @@ class MemoryJournals(JournalReader):
             if event is not None:
                 yield index + 1, event
 
+    def end(self, journal: str) -> None:
+        """As when its writer was killed."""
+        self._live.discard(journal)
+
     def is_live(self, journal: str) -> bool:
         return journal in self._live
 
