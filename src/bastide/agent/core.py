@@ -278,6 +278,7 @@ class NodeCore:
             record.move(Happening.DIED, f"ended while asleep: {reason}", now_s)
             record.pid, record.held_bytes = None, 0
             self._decide(record, "rest off", record.reason, now_s)
+            self._out.append(Changed(instance))
             if record.removing:
                 del self.records[instance]
                 self._out.append(Forgotten(instance))
