@@ -97,6 +97,10 @@ class ControlLoop:
     def hint(self) -> None:
         """Something may have changed. Losing this only costs time."""
         self._hint.set()
+        self.told()
+
+    def told(self) -> None:
+        """Whoever watches progress may see something new."""
         for watcher in self._watchers:
             watcher.set()
 

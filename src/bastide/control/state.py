@@ -13,7 +13,7 @@ import msgspec
 from bastide.control.loop import ControlLoop
 from bastide.control.routing import table
 from bastide.control.settings import ControlSettings
-from bastide.domain.errors import InvalidRequest, NotFound
+from bastide.domain.errors import BastideError, InvalidRequest, NotFound
 from bastide.domain.identity import DEFAULT_PROJECT
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.routes import RoutingTable
@@ -24,7 +24,11 @@ from bastide.ports.store import Store
 from bastide.ports.vault import Vault
 from bastide.ports.weights import Weights
 
+# Several changes make one push. The first goes out at once; after it comes a pause, longer where tables are dear:
+# at most a tenth of the time goes into them, however many services there are and however fast they change.
 PUSH_S = 0.02
+PUSH_PAUSES = 9.0
+PUSH_TAKEN_S_MAX = 2.0
 REDIAL_S = 0.2
 
 
@@ -69,7 +73,7 @@ class Control:
         self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}  # noqa: SIM118
         self._revision = int(clock.now_s() * 1e6)
         self._push = asyncio.Event()
-        self._last: RoutingTable | None = None
+        self._pushing = False
 
     def now_s(self) -> float:
         """Seconds since the epoch."""
@@ -127,16 +131,29 @@ class Control:
         services = self.loop.services.values()
         return table(self._revision, services, self.keys.values(), self.settings.agent_socket, self.open_secret)
 
+    @property
+    def table_is_out(self) -> bool:
+        """Whether every gateway on the line serves by what is desired now: only then is a deployment done."""
+        return not self._push.is_set() and not self._pushing
+
     async def push_forever(self) -> None:
-        """Tell every gateway the table whenever it differs."""
+        """Give every gateway the table whenever it differs, and hear that it serves by it."""
         while True:
             await self._push.wait()
-            await asyncio.sleep(PUSH_S)
             self._push.clear()
+            began_s, self._pushing = self.clock.monotonic_s(), True
             self._revision += 1
             body = msgspec.to_builtins(self.routes())
-            for link in self.gateways:
-                link.tell("routes", body)
+            await asyncio.gather(*(self._give(link, body) for link in self.gateways))
+            self._pushing = False
+            self.loop.told()
+            await asyncio.sleep(max(PUSH_S, PUSH_PAUSES * (self.clock.monotonic_s() - began_s)))
+
+    async def _give(self, link: Link, body: Body) -> None:
+        # A gateway that does not answer gets its table when it is back on the line; nobody waits for it.
+        with contextlib.suppress(LinkLost, BastideError, TimeoutError):
+            async with asyncio.timeout(PUSH_TAKEN_S_MAX):
+                await link.call("routes", body)
 
     def came(self, link: Link) -> None:
         self.gateways[link] = link.peer

@@ -232,7 +232,9 @@ async def _progress(control: Control, project: str, names: list[str]) -> AsyncIt
                 if found is None:
                     continue
                 view = services_view([found], control.loop)[0]
-                on_its_way = found.rolling or (found.serving > 0 and view["phase"] == "pending")
+                on_its_way = (
+                    found.rolling or (found.serving > 0 and view["phase"] == "pending") or not control.table_is_out
+                )
                 open_count += on_its_way
                 failed = found.failed_generation == found.generation
                 line = {
