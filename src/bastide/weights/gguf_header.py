@@ -14,6 +14,10 @@ MAGIC = b"GGUF"
 KEYS_MAX = 100_000
 TENSORS_MAX = 1_000_000
 STRING_BYTES_MAX = 16 * 2**20
+# In all: what a header may make us read and walk through, so that a lie costs a moment and no memory.
+TEXT_BYTES_MAX = 64 * 2**20
+STEPS_MAX = 1_500_000  # real vocabularies with their merges: under 800,000
+NUMBER_MAX = 2**31
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 # Type -> (elements a block, bytes a block). Unknown types can't be sized, so only a lower bound is checked for them.
@@ -43,6 +47,7 @@ class Header:
     head_length: int
     context_tokens: int
     has_chat_template: bool
+    pools: bool  # it says how to make one vector of many
     whole_bytes: int
 
 
@@ -51,8 +56,10 @@ def read_header(path: str) -> Header:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            header = _Reader(file).header()
-        except (struct.error, UnicodeDecodeError, MemoryError, OverflowError) as error:
+            header = _Reader(file, size).header()
+        except NotGguf as error:
+            raise NotGguf(f"{path}: {error}") from None
+        except (struct.error, ValueError, OverflowError) as error:
             raise NotGguf(f"{path} is a GGUF file that breaks off or is damaged in its header ({error})") from None
         if header.whole_bytes > size:
             raise NotGguf(
@@ -62,8 +69,20 @@ def read_header(path: str) -> Header:
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self._text_bytes = self._steps = 0
+
+    def step(self) -> None:
+        self._steps += 1
+        if self._steps > STEPS_MAX:
+            raise NotGguf("the GGUF header is longer than any real one")
+
+    def skip(self, count: int) -> None:
+        """Go on by that many bytes, which must be there."""
+        if count > self._size - self._file.tell():
+            raise struct.error("the file ends inside a value")
+        self._file.seek(count, os.SEEK_CUR)
 
     def number(self, code: str) -> int:
         size = struct.calcsize(code)
@@ -71,8 +90,9 @@ class _Reader:
 
     def text(self) -> str:
         length = self.number("Q")
-        if length > STRING_BYTES_MAX:
-            raise NotGguf("the GGUF header holds a text longer than any real one")
+        self._text_bytes += length
+        if length > STRING_BYTES_MAX or self._text_bytes > TEXT_BYTES_MAX:
+            raise NotGguf("the GGUF header holds more text than any real one")
         data = self._file.read(length)
         if len(data) < length:
             raise struct.error("the file ends inside a text")
@@ -84,11 +104,12 @@ class _Reader:
         if kind == _ARRAY:
             element, count = self.number("I"), self.number("Q")
             if element in _SCALARS:
-                self._file.seek(count * struct.calcsize(_SCALARS[element]), os.SEEK_CUR)
+                self.skip(count * struct.calcsize(_SCALARS[element]))
             elif element == _STRING:
                 for _ in range(count):
-                    length = self.number("Q")
-                    self._file.seek(length, os.SEEK_CUR)
+                    self.step()
+                    if length := self.number("Q"):
+                        self.skip(length)
             else:
                 raise NotGguf("the GGUF header nests arrays, which no real one does")
             return None
@@ -125,7 +146,9 @@ class _Reader:
             kind, offset = self.number("I"), self.number("Q")
             per_block, block_bytes = _BLOCKS.get(kind, (1, 0))
             ends.append(offset + elements // per_block * block_bytes)
-        alignment = int(values.get("general.alignment", 32) or 32)
+        alignment = values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
+            raise NotGguf(f"the GGUF header asks for an alignment of {alignment!r}")
         start = (self._file.tell() + alignment - 1) // alignment * alignment
         return _summary(values, start + max(ends) if tensors else self._file.tell())
 
@@ -135,7 +158,11 @@ def _summary(values: dict[str, int | float | str], whole_bytes: int) -> Header:
 
     def number(key: str, default: int = 0) -> int:
         value = values.get(f"{architecture}.{key}", default)
-        return int(value) if isinstance(value, int | float) else default
+        if not isinstance(value, int):
+            return default  # some architectures keep one number per layer here: an array, which is not read
+        if not 0 <= value <= NUMBER_MAX:
+            raise NotGguf(f"the GGUF header says {architecture}.{key} is {value}")
+        return value
 
     heads = max(1, number("attention.head_count", 1))
     embedding = number("embedding_length")
@@ -149,5 +176,6 @@ def _summary(values: dict[str, int | float | str], whole_bytes: int) -> Header:
         head_length=number("attention.key_length", embedding // heads),
         context_tokens=number("context_length"),
         has_chat_template="tokenizer.chat_template" in values,
+        pools=number("pooling_type") > 0,
         whole_bytes=whole_bytes,
     )

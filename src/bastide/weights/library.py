@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,31 +25,10 @@ from bastide.domain.instances import WeightFile
 from bastide.domain.spec import ModelSource
 from bastide.domain.units import format_bytes
 from bastide.ports.weights import FetchProgress, KeptWeights, Weights
+from bastide.weights.fetching import Fetcher, TooMuch, bounded, hash_file, synced_bytes, too_large
 from bastide.weights.gguf_header import NotGguf, read_header
 
-CHUNK_BYTES = 4 * 2**20
 DISK_LEFT_BYTES_MIN = 256 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """What a source says of a file before it is fetched. `tag` changes when the content does."""
-
-    weights_bytes: int | None
-    sha256: str | None = None
-    tag: str | None = None
-
-
-class Fetcher(Protocol):
-    """One way to reach files elsewhere."""
-
-    def look(self, url: str) -> Remote:
-        """Raises NotFound, Unavailable or Unsupported."""
-        ...
-
-    def fetch(self, url: str, remote: Remote, partial: Path, progress: FetchProgress) -> None:
-        """Bring `partial` to its whole length, going on from what is there."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +51,7 @@ class Library(Weights):
         for folder in (self._blobs, self._references, self._partial):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._builtin, self._fetchers = builtin, fetchers
+        self._fetching: dict[str, threading.Lock] = {}  # two writers would spoil each other's partial file
 
     def resolve(self, source: ModelSource) -> WeightFile | None:
         reference = self._reference(source.url)
@@ -87,12 +68,15 @@ class Library(Weights):
         except (NotGguf, OSError):
             return None
 
-    def inspect(self, source: ModelSource) -> str | None:
+    def inspect(self, source: ModelSource, bytes_max: int | None = None) -> str | None:
         scheme = source.url.partition("://")[0]
         if scheme in ("builtin", "file"):
             try:
                 path = self._local(source.url)
                 read_header(path)
+                weights_bytes = os.path.getsize(path)
+                if bytes_max is not None and weights_bytes > bytes_max:
+                    return _too_large(source.url, weights_bytes, bytes_max)
             except (NotFound, InvalidRequest) as error:
                 return error.message
             except NotGguf as error:
@@ -105,18 +89,21 @@ class Library(Weights):
         return None
 
     def fetch(self, source: ModelSource, bytes_max: int, progress: FetchProgress) -> WeightFile:
-        kept = self.resolve(source)
-        if kept is not None:
-            return kept
+        with self._fetching.setdefault(source.url, threading.Lock()):
+            return self.resolve(source) or self._fetch(source, bytes_max, progress)
+
+    def _fetch(self, source: ModelSource, bytes_max: int, progress: FetchProgress) -> WeightFile:
         scheme = source.url.partition("://")[0]
         if scheme in ("builtin", "file"):
             path = self._local(source.url)
-            digest = _hash(path, progress)
+            size = os.path.getsize(path)
+            if size > bytes_max:
+                raise InvalidRequest(too_large(source.url, size, bytes_max))
+            digest = hash_file(path, progress)
         else:
             path, digest = self._download(scheme, source, bytes_max, progress)
         if source.sha256 is not None and digest != source.sha256:
-            if path.startswith(str(self._blobs)):
-                self._drop_blob(digest)
+            self._drop_unused(digest)
             raise InvalidRequest(
                 f"{source.url} has the checksum {digest}, but the spec asks for {source.sha256}: it is not the file that "
                 "was meant, or it was changed on the way"
@@ -124,11 +111,8 @@ class Library(Weights):
         try:
             weights = _described(path, digest)
         except NotGguf as error:
-            if path.startswith(str(self._blobs)):
-                self._drop_blob(digest)
+            self._drop_unused(digest)
             raise InvalidRequest(str(error)) from None
-        if weights.weights_bytes > bytes_max:
-            raise InvalidRequest(_too_large(source.url, weights.weights_bytes, bytes_max))
         self._remember(source.url, weights)
         return weights
 
@@ -139,15 +123,12 @@ class Library(Weights):
 
     def remove(self, url: str) -> int:
         reference = self._reference(url)
-        if reference is None:
+        partial_bytes = self._partial_bytes(url)
+        if reference is None and not partial_bytes:
             raise NotFound(f"the library has no {url!r}; `bastide models ls` lists what it has")
         self._reference_path(url).unlink(missing_ok=True)
         shutil.rmtree(self._partial_path(url).parent, ignore_errors=True)
-        shared = any(weights.sha256 == reference.sha256 for weights in self.kept())
-        if shared or not reference.path.startswith(str(self._blobs)):
-            return 0
-        self._drop_blob(reference.sha256)
-        return reference.weights_bytes
+        return partial_bytes + (self._drop_unused(reference.sha256) if reference is not None else 0)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -169,7 +150,7 @@ class Library(Weights):
         remote = fetcher.look(source.url)
         if remote.weights_bytes is not None:
             if remote.weights_bytes > bytes_max:
-                raise InvalidRequest(_too_large(source.url, remote.weights_bytes, bytes_max))
+                raise InvalidRequest(too_large(source.url, remote.weights_bytes, bytes_max))
             free = shutil.disk_usage(self._partial).free
             partial_bytes = self._partial_bytes(source.url)
             if remote.weights_bytes - partial_bytes + DISK_LEFT_BYTES_MIN > free:
@@ -188,8 +169,11 @@ class Library(Weights):
             partial.unlink()  # another version began; the two must not be mixed
         tag.write_text(remote.tag or "")
         try:
-            fetcher.fetch(source.url, remote, partial, progress)
-            size = partial.stat().st_size
+            fetcher.fetch(source.url, remote, partial, bounded(source.url, remote, bytes_max, progress))
+            size = synced_bytes(partial)
+        except TooMuch as error:
+            shutil.rmtree(partial.parent, ignore_errors=True)
+            raise InvalidRequest(str(error)) from None
         except OSError as error:
             raise Unavailable(f"{source.url} could not be written: {error.strerror or error}") from None
         if remote.weights_bytes is not None and size != remote.weights_bytes:
@@ -198,19 +182,26 @@ class Library(Weights):
                 "the next try goes on from there",
                 retry_after_s=5.0,
             )
-        digest = _hash(str(partial), lambda done, total: None)
+        digest = hash_file(str(partial), lambda done, total: None)
         if remote.sha256 is not None and digest != remote.sha256:
             shutil.rmtree(partial.parent, ignore_errors=True)
             raise InvalidRequest(
                 f"{source.url} arrived with the checksum {digest}, but its source says {remote.sha256}"
             )
         blob = self._blobs / digest
-        os.replace(partial, blob)
+        if not blob.exists() or blob.stat().st_size != size:  # else another URL brought it: it stays as it is
+            os.replace(partial, blob)
         shutil.rmtree(partial.parent, ignore_errors=True)
         return str(blob), digest
 
-    def _drop_blob(self, digest: str) -> None:
-        (self._blobs / digest).unlink(missing_ok=True)
+    def _drop_unused(self, digest: str) -> int:
+        """Remove a blob that no reference names. Returns the bytes given back."""
+        blob = self._blobs / digest
+        if not blob.exists() or any(weights.sha256 == digest for weights in self.kept()):
+            return 0
+        size = blob.stat().st_size
+        blob.unlink()
+        return size
 
     def _key(self, url: str) -> str:
         return hashlib.sha256(url.encode()).hexdigest()[:32]
@@ -265,22 +256,5 @@ def _described(path: str, digest: str) -> WeightFile:
         kv_heads=header.kv_heads,
         head_length=header.head_length,
         trained_context_tokens=header.context_tokens,
+        pools=header.pools,
     )
-
-
-def _too_large(url: str, weights_bytes: int, bytes_max: int) -> str:
-    return (
-        f"{url} holds {format_bytes(weights_bytes)}, but the device's budget is {format_bytes(bytes_max)}; "
-        "raise `--memory` or take a smaller model"
-    )
-
-
-def _hash(path: str, progress: FetchProgress) -> str:
-    digest = hashlib.sha256()
-    done, total = 0, os.path.getsize(path)
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done, total)
-    return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bastide.adapters.weights.http import HttpFetcher
 from bastide.adapters.weights.hub import HubFetcher
 from bastide.adapters.weights.s3 import S3Fetcher
-from bastide.weights.library import Fetcher
+from bastide.weights.fetching import Fetcher
 
 
 def fetchers() -> dict[str, Fetcher]:

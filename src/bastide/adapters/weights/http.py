@@ -8,14 +8,18 @@ import urllib3
 
 from bastide.domain.errors import NotFound, Unavailable
 from bastide.ports.weights import FetchProgress
-from bastide.weights.library import Remote
+from bastide.weights.fetching import Remote
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**16  # what a broken connection loses at most
 TRIES = 5
 
 
+class _RangeRefused(Exception):
+    """The server has no such range, or sent another."""
+
+
 class HttpFetcher:
-    """See weights.library.Fetcher. Certificates are checked against the system's."""
+    """See weights.fetching.Fetcher. Certificates are checked against the system's."""
 
     def __init__(self) -> None:
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10.0, read=60.0), retries=False)
@@ -24,6 +28,8 @@ class HttpFetcher:
         response = self._request("HEAD", url, {})
         if response.status in (403, 405, 501):  # servers that don't answer HEAD: ask for the first byte
             response = self._request("GET", url, {"Range": "bytes=0-0"})
+            response.close()  # one that ignores ranges would send it all
+        if response.status == 206:
             total = response.headers.get("content-range", "").rpartition("/")[2]
             length = int(total) if total.isdigit() else None
         else:
@@ -42,6 +48,10 @@ class HttpFetcher:
             try:
                 self._fetch_rest(url, remote, partial, before, progress)
                 return
+            except _RangeRefused:
+                partial.unlink(missing_ok=True)  # what is there goes beyond what the server has: begin anew
+                if remaining == 0:
+                    raise Unavailable(f"{url} refuses every range of itself", retry_after_s=5.0) from None
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 gained = partial.stat().st_size > before if partial.exists() else False
                 if remaining == 0 or not gained:
@@ -55,6 +65,9 @@ class HttpFetcher:
             headers["If-Range"] = remote.tag
         response = self._request("GET", url, headers)
         try:
+            first = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+            if response.status == 416 or (response.status == 206 and first != str(start)):
+                raise _RangeRefused
             self._expect(url, response.status, (200, 206))
             with open(partial, "ab" if response.status == 206 else "wb") as file:
                 done = start if response.status == 206 else 0
@@ -69,7 +82,7 @@ class HttpFetcher:
         try:
             return self._pool.request(
                 method, url, headers={"Accept-Encoding": "identity", **headers}, preload_content=False, redirect=True,
-                retries=urllib3.Retry(0, redirect=5),
+                retries=urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5),
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"{url} can't be reached: {error}", retry_after_s=10.0) from None

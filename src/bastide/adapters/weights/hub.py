@@ -10,7 +10,7 @@ from typing import Any
 from bastide.adapters.weights.http import HttpFetcher
 from bastide.domain.errors import InvalidRequest, NotFound, Unavailable, Unsupported
 from bastide.ports.weights import FetchProgress
-from bastide.weights.library import Remote
+from bastide.weights.fetching import Remote
 
 _URL = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:/(?P<file>[^@]+))?(?:@(?P<revision>.+))?")
 # Where a repository has several files and none is named: a good middle between size and quality first.
@@ -18,7 +18,7 @@ PREFERRED = ("q4_k_m", "q5_k_m", "q8_0", "q4_0", "f16")
 
 
 class HubFetcher:
-    """See weights.library.Fetcher. URLs are hf://ORG/REPO[/FILE][@REVISION]."""
+    """See weights.fetching.Fetcher. URLs are hf://ORG/REPO[/FILE][@REVISION]."""
 
     def __init__(self) -> None:
         self._http = HttpFetcher()
@@ -30,15 +30,20 @@ class HubFetcher:
             raise InvalidRequest(f"{url!r} must be hf://ORG/REPO[/FILE][@REVISION]")
         hub = _package()
         repo, revision = match["repo"], match["revision"]
+        endpoint = os.environ.get("HF_ENDPOINT") or None  # the package itself reads it only when it is imported
         try:
-            file = match["file"] or _choose(hub.HfApi().list_repo_files(repo, revision=revision), repo)
-            plain = hub.hf_hub_url(repo, file, revision=revision)
-            meta = hub.get_hf_file_metadata(plain, token=os.environ.get("HF_TOKEN"))
+            file = match["file"] or _choose(hub.HfApi(endpoint=endpoint).list_repo_files(repo, revision=revision), repo)
+            plain = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
+            meta = hub.get_hf_file_metadata(plain, token=os.environ.get("HF_TOKEN"), endpoint=endpoint)
         except (InvalidRequest, NotFound):
             raise
         except Exception as error:
             kind = type(error).__name__
-            if "NotFound" in kind:
+            if "Gated" in kind:
+                raise Unavailable(
+                    f"{url} is given only to those who accepted its terms; accept them on the hub and set HF_TOKEN"
+                ) from None
+            if "NotFound" in kind and "Local" not in kind:  # LocalEntryNotFound: the hub can't be reached
                 raise NotFound(f"the hub has no {url}: {str(error).splitlines()[0]}") from None
             raise Unavailable(f"the hub can't be asked for {url}: {kind}: {error}", retry_after_s=10.0) from None
         self._found[url] = meta.location or plain

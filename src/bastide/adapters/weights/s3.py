@@ -8,13 +8,13 @@ from typing import Any
 
 from bastide.domain.errors import InvalidRequest, NotFound, Unavailable, Unsupported
 from bastide.ports.weights import FetchProgress
-from bastide.weights.library import Remote
+from bastide.weights.fetching import Remote
 
 PART_BYTES = 8 * 2**20
 
 
 class S3Fetcher:
-    """See weights.library.Fetcher. URLs are s3://BUCKET/KEY."""
+    """See weights.fetching.Fetcher. URLs are s3://BUCKET/KEY."""
 
     def look(self, url: str) -> Remote:
         store, key = self._open(url)
@@ -26,7 +26,7 @@ class S3Fetcher:
             raise NotFound(f"there is nothing at {url}") from None
         except Exception as error:
             raise Unavailable(f"{url} can't be reached: {error}", retry_after_s=10.0) from None
-        return Remote(int(meta["size"]), None, str(meta.get("e_tag") or meta["last_modified"]))
+        return Remote(int(meta["size"]), None, str(meta["e_tag"]) if meta.get("e_tag") else None)
 
     def fetch(self, url: str, remote: Remote, partial: Path, progress: FetchProgress) -> None:
         store, key = self._open(url)
@@ -37,7 +37,12 @@ class S3Fetcher:
             done = file.tell()
             while done < total:
                 try:
-                    part = bytes(obstore.get_range(store, key, start=done, end=min(total, done + PART_BYTES)))
+                    span = (done, min(total, done + PART_BYTES))
+                    # Parts of two versions must never be mixed: a changed object is refused.
+                    options: Any = {"range": span, **({"if_match": remote.tag} if remote.tag else {})}
+                    part = bytes(obstore.get(store, key, options=options).bytes())
+                    if not part:
+                        raise OSError("an empty part came")
                 except Exception as error:
                     raise Unavailable(
                         f"{url} broke off ({error}); the next try goes on from there", retry_after_s=5.0
