@@ -76,7 +76,7 @@ class Library(Weights):
                 read_header(path)
                 weights_bytes = os.path.getsize(path)
                 if bytes_max is not None and weights_bytes > bytes_max:
-                    return _too_large(source.url, weights_bytes, bytes_max)
+                    return too_large(source.url, weights_bytes, bytes_max)
             except (NotFound, InvalidRequest) as error:
                 return error.message
             except NotGguf as error:
