@@ -12,7 +12,7 @@ from rich.text import Text
 
 from bastide.cli.context import client_of
 from bastide.cli.show import err, out
-from bastide.domain.errors import BastideError, InternalError
+from bastide.domain.errors import BastideError, InternalError, InvalidSpec, error_types
 from bastide.domain.units import format_duration
 from bastide.sdk import Client
 
@@ -57,16 +57,25 @@ def _answer(client: Client, model: str, history: list[dict[str, Any]], options: 
     began = time.monotonic()
     first_s: float | None = None
     parts: list[str] = []
+    headers: dict[str, str] = {}
     with err.status("", spinner="dots") as status:
-        for line in client.chat(model, history, **options):
+        for line in client.chat(model, history, headers=headers, **options):
             if line.startswith(":"):
-                status.update(Text(line[1:].strip(), "bright_black"))
+                said = line[1:].strip()
+                if said.startswith("{"):  # the facts of a stream that was held, too late for headers
+                    headers.update(json.loads(said))
+                else:
+                    status.update(Text(said, "bright_black"))
                 continue
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             event = json.loads(line[6:])
             if "error" in event:
-                raise InternalError(str(event["error"].get("message", "the model failed")))
+                error = event["error"]
+                kind = error_types().get(str(error.get("code")), InternalError)
+                raise (kind if kind is not InvalidSpec else InternalError)(
+                    str(error.get("message", "the model failed"))
+                )
             for choice in event.get("choices", ()):
                 text = choice.get("delta", {}).get("content")
                 if text:
@@ -78,6 +87,9 @@ def _answer(client: Client, model: str, history: list[dict[str, Any]], options: 
                     parts.append(text)
     out.file.write("\n")
     if first_s is not None:
-        took = f"first token after {format_duration(first_s)}, all after {format_duration(time.monotonic() - began)}"
+        rung = headers.get("x-bastide-wake", "")
+        took = f"first token after {format_duration(first_s)}"
+        took += f", awake from {rung}" if rung not in ("", "awake") else ""
+        took += f"; all after {format_duration(time.monotonic() - began)}"
         err.print(Text(took, "bright_black"))
     return "".join(parts)

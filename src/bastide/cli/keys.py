@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from bastide.cli.context import JsonOption, client_of
-from bastide.cli.show import as_json, err, out, table
+from bastide.cli.show import as_json, err, out, table, told
 from bastide.domain.errors import InvalidRequest
 
 projects_app = typer.Typer(help="Projects: who owns services, keys and budgets.", no_args_is_help=True)
@@ -38,16 +38,16 @@ def list_projects(context: typer.Context, json: JsonOption = False) -> None:
 
 
 @projects_app.command("create")
-def create_project(context: typer.Context, name: str) -> None:
+def create_project(context: typer.Context, name: str, json: JsonOption = False) -> None:
     """Make a project."""
-    out.print(f"project {client_of(context).create_project(name)['name']} is there")
+    answer = client_of(context).create_project(name)
+    told(answer, f"project {answer['name']} is there", json)
 
 
 @projects_app.command("rm")
-def remove_project(context: typer.Context, name: str) -> None:
+def remove_project(context: typer.Context, name: str, json: JsonOption = False) -> None:
     """Remove a project that has no services left."""
-    client_of(context).remove_project(name)
-    out.print(f"project {name} is gone, with its keys and secrets")
+    told(client_of(context).remove_project(name), f"project {name} is gone, with its keys and secrets", json)
 
 
 @keys_app.command("ls")
@@ -90,8 +90,8 @@ def create_key(
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="A model it may use (repeat; default: all).")] = None,
     expires: Annotated[str | None, typer.Option(help="After this time, such as 30d.")] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests it may begin in a minute.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens, input and output, in a minute.")] = None,
     in_flight: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,
     budget: Annotated[str | None, typer.Option(help="Money per window, such as 5.00; it can't be overrun.")] = None,
     per: Annotated[str, typer.Option(help="The budget's window: day or month.")] = "month",
@@ -123,11 +123,12 @@ def create_key(
 
 @keys_app.command("revoke")
 def revoke_key(
-    context: typer.Context, key_id: Annotated[str, typer.Argument(help="The key's id, as in `keys ls`.")]
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="The key's id, as in `keys ls`.")],
+    json: JsonOption = False,
 ) -> None:
     """End a key at once."""
-    client_of(context).revoke_key(key_id)
-    out.print(f"{key_id} is revoked")
+    told(client_of(context).revoke_key(key_id), f"{key_id} is revoked", json)
 
 
 @secrets_app.command("ls")
@@ -144,17 +145,15 @@ def list_secrets(context: typer.Context, json: JsonOption = False) -> None:
 
 
 @secrets_app.command("set")
-def set_secret(context: typer.Context, name: str) -> None:
+def set_secret(context: typer.Context, name: str, json: JsonOption = False) -> None:
     """Set a secret; its value is asked for, or read from standard input."""
     value = getpass.getpass("value: ") if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
     if not value:
         raise InvalidRequest("an empty secret is no secret")
-    client_of(context).set_secret(name, value)
-    out.print(f"secret {name} is set")
+    told(client_of(context).set_secret(name, value), f"secret {name} is set", json)
 
 
 @secrets_app.command("rm")
-def remove_secret(context: typer.Context, name: str) -> None:
+def remove_secret(context: typer.Context, name: str, json: JsonOption = False) -> None:
     """Forget a secret."""
-    client_of(context).remove_secret(name)
-    out.print(f"secret {name} is gone")
+    told(client_of(context).remove_secret(name), f"secret {name} is gone", json)

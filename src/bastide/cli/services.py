@@ -19,6 +19,7 @@ from bastide.domain.units import format_bytes, format_duration, format_money
 
 SPEC_NAMES = ("bastide.yaml", "bastide.yml")
 FOLLOW_S = 0.5
+RUNGS_TO_SLEEP_ON = ("frozen", "light", "deep")
 ServiceName = Annotated[str, typer.Argument(help="Name of the service.", metavar="SERVICE")]
 
 
@@ -35,7 +36,10 @@ def deploy(
     wait: Annotated[bool, typer.Option(help="Wait until every service is ready or has failed.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Declare services, and wait until they are ready or have failed."""
+    """Declare services, and wait until they are ready.
+
+    Exits with 1 where one failed; the reason is shown. What served before serves on.
+    """
     file = _spec_file(path)
     client = client_of(context)
     try:
@@ -127,7 +131,7 @@ def ps(
     all_projects: Annotated[bool, typer.Option("--all", "-a", help="Of every project.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Services and their instances: phase, since when, why, memory, requests in flight."""
+    """Services and instances: phase, memory, and why."""
     answer = client_of(context).services(all_projects=all_projects)
     if json:
         as_json(answer)
@@ -167,7 +171,7 @@ def logs(
     service: ServiceName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
 ) -> None:
-    """What a service's instances wrote, and what happened to them."""
+    """What a service's instances wrote and went through."""
     client = client_of(context)
     after = ""
     while True:
@@ -203,6 +207,8 @@ def sleep(
     json: JsonOption = False,
 ) -> None:
     """Put a service to sleep now. A busy instance is never put to sleep."""
+    if rung not in (None, *RUNGS_TO_SLEEP_ON):
+        raise InvalidRequest(f"--rung {rung!r} must be {', '.join(RUNGS_TO_SLEEP_ON[:-1])} or {RUNGS_TO_SLEEP_ON[-1]}")
     answer = client_of(context).sleep(service, rung)
     if json:
         as_json(answer)
@@ -277,6 +283,9 @@ def usage(
     shown.add_section()
     shown.add_row("", "", "users", "", *_counts(total), style="bold")
     shown.add_row("", "", "system", "", *_counts(answer["system"]), style="bright_black")
+    if (engines := answer.get("engines")) is not None:
+        counted = [str(engines[name]) for name in ("input_tokens", "cached_input_tokens", "output_tokens")]
+        shown.add_row("", "", "engines' own count", "", "", *counted, "", style="bright_black")
     out.print(shown)
     if answer["instance_time"]:
         times = table("DAY", "SERVICE", "PHASE", ">INSTANCE-SECONDS")
@@ -297,7 +306,11 @@ def _counts(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def confirm(context: typer.Context) -> None:
-    """Say yes to a plan that was refused because it would end many instances at once."""
-    for reason in client_of(context).confirm()["confirmed"] or ["nothing was refused"]:
+def confirm(context: typer.Context, json: JsonOption = False) -> None:
+    """Say yes to a plan that would end many instances."""
+    answer = client_of(context).confirm()
+    if json:
+        as_json(answer)
+        return
+    for reason in answer["confirmed"] or ["nothing was refused"]:
         out.print(reason)

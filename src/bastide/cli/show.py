@@ -73,6 +73,14 @@ def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def told(answer: Any, text: str, json_wanted: bool) -> None:
+    """The answer for programs, or one line of text for people."""
+    if json_wanted:
+        as_json(answer)
+    else:
+        out.print(text)
+
+
 def table(*columns: str) -> Table:
     """A plain table; columns that begin with '>' are numbers and stand right."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -87,8 +95,8 @@ def phase(text: str) -> Text:
 
 
 def ago(moment: str | None) -> str:
-    """How long ago an ISO moment was."""
+    """How long ago an ISO moment was, in whole seconds (nobody reads finer ones in a table)."""
     if not moment:
         return "-"
     at = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    return format_duration(max(0.0, time.time() - at.timestamp()))
+    return format_duration(max(1, round(time.time() - at.timestamp())))

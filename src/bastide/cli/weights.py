@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from bastide.cli.context import JsonOption, client_of
-from bastide.cli.show import as_json, out, table
+from bastide.cli.show import as_json, out, table, told
 from bastide.domain.errors import InvalidRequest, error_types
 from bastide.domain.units import format_bytes
 
@@ -44,7 +44,7 @@ def pull(
     json: JsonOption = False,
 ) -> None:
     """Fetch weights before they are needed. A broken download goes on where it stopped."""
-    if url.startswith("https://") and sha256 is None:
+    if url.startswith(("https://", "http://")) and sha256 is None:
         raise InvalidRequest("a download needs its checksum: add --sha256")
     lines = client_of(context).pull(url, sha256)
     last: dict[str, Any] = {}
@@ -70,10 +70,10 @@ def pull(
 
 
 @models_app.command("rm")
-def remove(context: typer.Context, url: str) -> None:
+def remove(context: typer.Context, url: str, json: JsonOption = False) -> None:
     """Forget weights that no service uses."""
     answer = client_of(context).remove_model(url)
-    out.print(f"{url} is forgotten, {format_bytes(answer['gave_back_bytes'])} given back")
+    told(answer, f"{url} is forgotten, {format_bytes(answer['gave_back_bytes'])} given back", json)
 
 
 def backup(

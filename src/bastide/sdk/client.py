@@ -128,10 +128,15 @@ class Client:
     def model_names(self) -> list[str]:
         return [model["id"] for model in self.transport.ask("GET", "/v1/models")["data"]]
 
-    def chat(self, model: str, messages: list[Json], **options: Any) -> Iterator[str]:
-        """Lines of the event stream, comments (what happens while it wakes) included."""
+    def chat(
+        self, model: str, messages: list[Json], *, headers: dict[str, str] | None = None, **options: Any
+    ) -> Iterator[str]:
+        """Lines of the event stream, comments (what happens while it wakes) included.
+
+        `headers`: takes in the answer's own as soon as they are there, such as x-bastide-wake.
+        """
         body = {"model": model, "messages": messages, "stream": True, **options}
-        return self.transport.text("POST", "/v1/chat/completions", None, body)
+        return self.transport.text("POST", "/v1/chat/completions", None, body, headers)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

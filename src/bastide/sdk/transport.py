@@ -33,9 +33,18 @@ class Transport:
             if text.strip():
                 yield json.loads(text)
 
-    def text(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Iterator[str]:
-        """Each line of a streamed answer, as it comes."""
+    def text(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, Any] | None = None,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> Iterator[str]:
+        """Each line of a streamed answer, as it comes. `headers` takes in the answer's, names in lower case."""
         response = self._open(method, path, query, body)
+        if headers is not None:
+            headers.update((name.lower(), value) for name, value in response.headers.items())
         rest = b""
         try:
             while chunk := response.read1():

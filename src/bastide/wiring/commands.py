@@ -128,13 +128,14 @@ def doctor(
     if json:
         as_json({"findings": as_dictionaries(findings)})
     else:
-        shown = table("", "WHAT", "FOUND", "TO MEND IT")
+        shown = table("", "", "WHAT", "FOUND", "TO MEND IT")
         styles = {"ok": "green", "lacks": "yellow", "bad": "bold red"}
         topic = ""
         for finding in findings:
             shown.add_row(
                 Text(finding.topic if finding.topic != topic else "", "bold"),
-                Text(finding.name, styles[finding.state]),
+                Text(finding.state, styles[finding.state]),
+                finding.name,
                 finding.detail,
                 finding.mend,
             )
