@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bastide.agent.core import NodeCore, NodeSettings
+from bastide.agent.core import NodeCore
 from bastide.agent.effects import (
     AskBack,
     Changed,
@@ -36,6 +36,7 @@ from bastide.agent.effects import (
     Tell,
     WakeEngine,
 )
+from bastide.agent.moves import NodeSettings
 from bastide.agent.settings import AgentSettings
 from bastide.agent.watch import Watcher
 from bastide.domain.decisions import Decision
@@ -227,7 +228,8 @@ class AgentService:
             await self._distrust(instance, wrong)
             raise EngineStartFailed(f"{instance} started, but {wrong}")
         held = await self._measure(instance)
-        return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s, "held_bytes": held}
+        report = msgspec.to_builtins(self.core.records[instance].report(self.settings.node))
+        return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s, "held_bytes": held, "report": report}
 
     async def _on_wake(self, link: Link, body: Body, note: Notify) -> Body:
         instance = str(body["instance"])

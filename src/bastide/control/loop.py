@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -372,9 +372,8 @@ class ControlLoop:
                     lambda note: self.progress(key, str(note["text"]), note["fraction"]),
                 )
             held = format_bytes(answer["held_bytes"])
-            if (report := self.reports.get(action.instance)) is not None:
-                # Its report says so too, but later: it must not be proven again meanwhile.
-                self.reports[action.instance] = replace(report, proven=True)
+            # Its report comes by itself too, but later: it must not be proven again meanwhile.
+            self.reported([answer["report"]])
             self.note(service.spec, "prove", f"generation {action.generation} answered its canary and holds {held}")
         except LinkLost:
             pass  # the agent went away: it is planned again when it is back

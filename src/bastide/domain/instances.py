@@ -21,6 +21,7 @@ class WeightFile:
     kv_heads: int = 0
     head_length: int = 0
     trained_context_tokens: int = 0
+    pools: bool = False  # it says itself how embeddings are pooled
 
 
 @dataclass(frozen=True, slots=True)

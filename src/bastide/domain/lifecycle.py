@@ -130,6 +130,7 @@ class ServicePhase(StrEnum):
     PENDING = "pending"  # accepted, nothing started yet
     DEPLOYING = "deploying"  # a generation is being proven
     READY = "ready"  # at least one instance awake
+    WAKING = "waking"  # none awake yet, one on its way
     ASLEEP = "asleep"  # proven; all instances sleep
     FAILED = "failed"  # no generation can serve; the reason says why
     REMOVING = "removing"
@@ -139,6 +140,8 @@ def service_phase(phases: tuple[Phase, ...]) -> ServicePhase:
     """The phase of a proven service from the phases of the instances of its serving generation."""
     if any(phase is Phase.AWAKE for phase in phases):
         return ServicePhase.READY
+    if any(phase in (Phase.STARTING, Phase.WAKING) for phase in phases):
+        return ServicePhase.WAKING
     if phases and all(phase is Phase.FAILED for phase in phases):
         return ServicePhase.FAILED
     return ServicePhase.ASLEEP

@@ -67,6 +67,8 @@ class LlamaCpp:
                     "prompt_cache_mib": PROMPT_CACHE_MIB,
                     "state_directory": state,
                     "embeddings": spec.embeddings,
+                    # A model that was not made for embeddings does not say how to pool: the mean is what works.
+                    "mean_pooling": spec.embeddings and not weights.pools,
                 }
             )
         return LaunchSpec(
@@ -156,4 +158,6 @@ def _arguments(
         "--threads", str(threads), "--threads-http", "4", "--no-warmup", "--fit", "off",
         "--cache-ram", str(PROMPT_CACHE_MIB), "--slot-save-path", state, "--metrics", "--slots", "--no-webui", "--jinja",
     )  # fmt: skip
-    return (*arguments, "--embeddings") if spec.embeddings else arguments
+    if not spec.embeddings:
+        return arguments
+    return (*arguments, "--embeddings", *(() if weights.pools else ("--pooling", "mean")))

@@ -21,6 +21,7 @@ from bastide.ports.link import Body, Link, Notify
 _log = logging.getLogger("bastide.gateway")
 _SLICE_WAIT_S = 2.0
 _CACHE_AFTER_S = 0.2
+_FIRST_TABLE_S, _ANY_TABLE_S = 2.0, 20.0
 
 
 class ControlLine:
@@ -33,6 +34,8 @@ class ControlLine:
         self._told: Body = {}
         self._to_cache: RoutingTable | None = None
         self._caching: asyncio.TimerHandle | None = None
+        self._heard = asyncio.Event()
+        self._has_cached = False
 
     def _me(self) -> Body:
         settings = self._settings
@@ -50,9 +53,22 @@ class ControlLine:
         cached = read_cached(self._settings.table_cache)
         if cached is not None:
             gateway.apply(cached)
+            self._has_cached = True
 
     async def run(self) -> None:
         await self._line.run()
+
+    async def first_table(self) -> None:
+        """Wait for control's word where control is there: the cached table may be older than what was promised.
+
+        Without any table nothing could be served: then connects are better off waiting in the backlog, for a while.
+        """
+        events = (self._heard, self._line.missed) if self._has_cached else (self._heard,)
+        waiting = [asyncio.ensure_future(event.wait()) for event in events]
+        wait_s = _FIRST_TABLE_S if self._has_cached else _ANY_TABLE_S
+        await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        for event in waiting:
+            event.cancel()
 
     async def ask_slice(self, body: Body) -> Body:
         """Raises LinkLost where control is away."""
@@ -92,6 +108,7 @@ class ControlLine:
             return
         self._is_new = False
         gateway.apply(table)
+        self._heard.set()
         self._to_cache = table
         if self._caching is None:
             self._caching = asyncio.get_running_loop().call_later(_CACHE_AFTER_S, self._cache)

@@ -32,6 +32,7 @@ class SteadyLink:
         self._link: OpenLink | None = None
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
+        self.missed = asyncio.Event()  # it was tried, and nobody answered
         self.came: Callable[[], None] | None = None
 
     @property
@@ -44,6 +45,7 @@ class SteadyLink:
             try:
                 link = await self._connect(self.path, self._me(), self._handler)
             except LinkLost:
+                self.missed.set()
                 self._wanted.clear()
                 try:
                     # Someone who needs the line now cuts the wait short, but never below the least.

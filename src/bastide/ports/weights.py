@@ -27,8 +27,11 @@ class Weights(Protocol):
         """The verified file, where it is on this node already; None where it must be fetched. Quick."""
         ...
 
-    def inspect(self, source: ModelSource) -> str | None:
-        """What can be said to be wrong at once (no such file, not GGUF, truncated), without fetching. None: nothing."""
+    def inspect(self, source: ModelSource, bytes_max: int | None = None) -> str | None:
+        """What can be said to be wrong at once (no such file, not GGUF, truncated, over `bytes_max`), without fetching.
+
+        None: nothing.
+        """
         ...
 
     def fetch(self, source: ModelSource, bytes_max: int, progress: FetchProgress) -> WeightFile:

@@ -23,6 +23,7 @@ ORPHAN_S = 60.0
 
 
 def main() -> None:
+    os.umask(0o077)  # nothing we write is anybody else's
     role, file, *rest = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     launch = msgspec.json.decode(Path(file).read_bytes(), type=Launch)

@@ -66,6 +66,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Returns the exit status. Raises BastideError where it can't begin."""
+        os.umask(0o077)
         self.places.make()
         self._take_lock()
         try:

@@ -148,6 +148,7 @@ class ProcessRuntime(Runtime):
         await self._keeper.ask("rest", instance=instance, rung=rung.value)
 
     async def wake(self, instance: str) -> None:
+        self._one(instance)
         await self._signal(instance, signal.SIGCONT)
         await self._keeper.ask("rest", instance=instance, rung=Rung.AWAKE.value)
 
@@ -248,7 +249,7 @@ class ProcessRuntime(Runtime):
             raise EngineStartFailed(f"the engine {engine.died.result()} before it was ready{self._said(engine.launch)}")
 
     def _said(self, launch: LaunchSpec) -> str:
-        lines = _tail(launch.log, 5)
+        lines = _tail(launch.log, 8)
         return "; it last said: " + " | ".join(lines) if lines else "; it said nothing"
 
     async def _read_ahead(self, launch: LaunchSpec, progress: Progress) -> None:

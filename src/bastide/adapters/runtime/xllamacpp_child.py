@@ -36,6 +36,8 @@ def run(config_text: str, ready: Callable[[], None], wait: Callable[[], None]) -
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = True
     parameters.embedding = config["embeddings"]
+    if config["mean_pooling"]:
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.cpuparams.n_threads = config["threads"]
     parameters.cpuparams_batch.n_threads = config["threads"]
     parameters.n_threads_http = max(4, config["slots"] + 2)

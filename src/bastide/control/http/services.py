@@ -59,15 +59,10 @@ async def deploy(body: DeployBody, control: ControlState, project: Project) -> d
                 Problem(line, f"{spec.name}.engine", f"{spec.engine} can't run on this machine; {known} can")
             )
         elif spec.model is not None:
-            wrong = await asyncio.to_thread(control.weights.inspect, spec.model)
+            wrong = await asyncio.to_thread(control.weights.inspect, spec.model, control.settings.budget_bytes)
             weights = control.weights.resolve(spec.model) if wrong is None else None
             engine = control.engines["llama.cpp" if spec.engine == "auto" else spec.engine]
             wrong = wrong or (engine.refuses(spec, weights) if weights is not None else None)
-            if wrong is None and weights is not None and weights.weights_bytes > control.settings.budget_bytes:
-                wrong = (
-                    f"its weights hold {weights.weights_bytes:,} bytes, but the device's budget is "
-                    f"{control.settings.budget_bytes:,}; raise `--memory` or take a smaller model"
-                )
             if wrong is not None:
                 problems.append(Problem(line, f"{spec.name}.model", wrong))
         elif spec.endpoint is not None and spec.endpoint.key_secret:
@@ -124,6 +119,7 @@ async def service(name: str, control: ControlState, project: Project) -> dict[st
 @router.delete("/services/{name}")
 async def remove(name: str, control: ControlState, project: Project) -> dict[str, Any]:
     """Drain it, end it, forget it; its usage stays in the ledger."""
+    _one(control, project, name)
     control.loop.remove(project, name)
     return {"name": name, "removed": True}
 

@@ -1,0 +1,219 @@
+"""The runtime's contract, on every adapter: real processes under the keeper, and the one in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bastide.adapters.runtime.memory import MemoryRuntime
+from bastide.adapters.runtime.process import ProcessRuntime
+from bastide.agent.service import NodeRuntime
+from bastide.builtin import tiny
+from bastide.domain.errors import EngineLost, EngineStartFailed
+from bastide.domain.instances import Assignment, LaunchSpec, WeightFile
+from bastide.domain.lifecycle import Rung
+from bastide.domain.spec import ServiceSpec
+from bastide.engines.llamacpp import LlamaCpp
+from bastide.engines.port import Place
+
+INSTANCE = "default.chat.1.0"
+Test = Callable[["Bench"], Awaitable[None]]
+
+
+class Bench:
+    """One adapter with what it needs to start an engine, and how to kill one from outside."""
+
+    def __init__(self, runtime: NodeRuntime, folder: Path) -> None:
+        self.runtime, self.folder = runtime, folder
+        self.ended: list[tuple[str, str]] = []
+        self.changed = asyncio.Event()
+        runtime.watch(self._died)
+
+    async def _died(self, instance: str, reason: str) -> None:
+        self.ended.append((instance, reason))
+        self.changed.set()
+
+    def launch(self, weights: Path | None = None) -> LaunchSpec:
+        path = weights or tiny.weights_path()
+        file = WeightFile(str(path), path.stat().st_size, "sha")
+        spec = ServiceSpec("default", "chat", context_tokens=256, target_in_flight=2)
+        place = Place(str(self.folder), str(self.folder), str(self.folder / "state"), 2, 5.0, "secret")
+        return LlamaCpp().launch(Assignment(INSTANCE, 1, 0, spec, file), place)
+
+    async def start(self) -> LaunchSpec:
+        launch = self.launch()
+        await self.runtime.start(launch, lambda text, fraction: None)
+        return launch
+
+    async def kill(self) -> None:
+        if isinstance(self.runtime, MemoryRuntime):
+            await self.runtime.kill(INSTANCE)
+        else:
+            identity = self.runtime.identity(INSTANCE)
+            assert identity is not None
+            os.kill(identity.pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def bench(kind: str, folder: Path) -> AsyncIterator[Bench]:
+    runtime: NodeRuntime = (
+        MemoryRuntime() if kind == "memory" else ProcessRuntime(str(folder / "keeper"), {LlamaCpp.name: LlamaCpp()})
+    )
+    try:
+        yield Bench(runtime, folder)
+    finally:
+        await runtime.close(end_engines=True)
+
+
+@pytest.fixture(params=["memory", "process"])
+def on(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Test], None]:
+    def run(test: Test) -> None:
+        async def main() -> None:
+            async with bench(request.param, tmp_path) as made:
+                await test(made)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_a_start_is_ready_when_it_returns(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        said: list[str] = []
+        identity = await b.runtime.start(b.launch(), lambda text, fraction: said.append(text))
+        assert b.runtime.identity(INSTANCE) == identity and "loading weights" in said
+        answer, cost = await b.runtime.canary(INSTANCE)
+        assert answer and cost.output_tokens > 0
+        assert (await b.runtime.footprint(INSTANCE)).charge_bytes > 2**20
+        with pytest.raises(EngineStartFailed):
+            await b.runtime.start(b.launch(), lambda text, fraction: None)
+
+    on(test)
+
+
+def test_the_canary_is_the_same_every_time_and_is_counted(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        await b.start()
+        first, cost = await b.runtime.canary(INSTANCE)
+        assert (await b.runtime.canary(INSTANCE))[0] == first
+        counters = await b.runtime.counters(INSTANCE)
+        assert counters is not None
+        assert counters.input_tokens == 2 * cost.input_tokens
+        assert counters.output_tokens == 2 * cost.output_tokens
+
+    on(test)
+
+
+def test_frozen_keeps_the_process_and_its_answers(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        await b.start()
+        before, identity = (await b.runtime.canary(INSTANCE))[0], b.runtime.identity(INSTANCE)
+        await b.runtime.sink(INSTANCE, Rung.FROZEN)
+        assert b.runtime.identity(INSTANCE) == identity
+        await b.runtime.wake(INSTANCE)
+        assert (await b.runtime.canary(INSTANCE))[0] == before
+
+    on(test)
+
+
+def test_light_gives_memory_back_and_wakes_to_the_same_answers(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        await b.start()
+        before, held = (await b.runtime.canary(INSTANCE))[0], await b.runtime.footprint(INSTANCE)
+        await b.runtime.sink(INSTANCE, Rung.LIGHT)
+        # Without swap only pages of files can go; with it, nearly everything does.
+        assert (await b.runtime.footprint(INSTANCE)).resident_bytes < held.resident_bytes
+        await b.runtime.wake(INSTANCE)
+        assert (await b.runtime.canary(INSTANCE))[0] == before
+
+    on(test)
+
+
+@pytest.mark.parametrize("through", [None, Rung.FROZEN])
+def test_deep_ends_the_process_without_calling_it_a_death(on: Callable[[Test], None], through: Rung | None) -> None:
+    async def test(b: Bench) -> None:
+        launch = await b.start()
+        before = (await b.runtime.canary(INSTANCE))[0]
+        if through is not None:
+            await b.runtime.sink(INSTANCE, through)
+            await b.runtime.wake(INSTANCE)
+        await b.runtime.sink(INSTANCE, Rung.DEEP)
+        assert b.runtime.identity(INSTANCE) is None and b.ended == []
+        assert (await b.runtime.footprint(INSTANCE)).charge_bytes == 0
+        await b.runtime.start(launch, lambda text, fraction: None)
+        assert (await b.runtime.canary(INSTANCE))[0] == before
+        assert b.runtime.saved_bytes(launch) == 0, "what was kept is used up"
+
+    on(test)
+
+
+def test_a_death_is_told_once_with_its_reason(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        await b.start()
+        await b.kill()
+        await b.changed.wait()
+        assert [(instance, "SIGKILL" in reason) for instance, reason in b.ended] == [(INSTANCE, True)]
+        assert b.runtime.identity(INSTANCE) is None
+        for ask in (b.runtime.canary, b.runtime.counters, b.runtime.wake):
+            with pytest.raises(EngineLost):
+                await ask(INSTANCE)
+
+    on(test)
+
+
+def test_stopping_is_idempotent_and_no_death(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        await b.start()
+        await b.runtime.sink(INSTANCE, Rung.FROZEN)
+        await b.runtime.stop(INSTANCE, 2.0)
+        await b.runtime.stop(INSTANCE, 2.0)
+        assert b.ended == [] and b.runtime.identity(INSTANCE) is None
+        await b.start()
+
+    on(test)
+
+
+def test_survivors_are_adopted_by_identity(on: Callable[[Test], None]) -> None:
+    async def test(b: Bench) -> None:
+        launch = await b.start()
+        identity = b.runtime.identity(INSTANCE)
+        assert identity is not None
+        before = (await b.runtime.canary(INSTANCE))[0]
+        await b.runtime.sink(INSTANCE, Rung.FROZEN)
+        await b.runtime.close(end_engines=False)
+        second: NodeRuntime = (
+            MemoryRuntime(processes=b.runtime.processes)
+            if isinstance(b.runtime, MemoryRuntime)
+            else ProcessRuntime(str(b.folder / "keeper"), {LlamaCpp.name: LlamaCpp()})
+        )
+        try:
+            assert await second.survivors() == ((launch, identity, Rung.FROZEN),)
+            wrong = type(identity)(identity.pid, identity.start_ticks + 1, identity.boot_id)
+            assert not await second.adopt(launch, wrong), "a number alone is nobody"
+            assert await second.adopt(launch, identity)
+            await second.wake(INSTANCE)
+            assert (await second.canary(INSTANCE))[0] == before
+        finally:
+            await second.close(end_engines=True)
+
+    on(test)
+
+
+def test_a_start_that_fails_says_what_the_engine_said(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny.weights_path().read_bytes()[:100_000])
+
+    async def main() -> None:
+        async with bench("process", tmp_path) as made:
+            with pytest.raises(EngineStartFailed, match=r"ended with status \d+ before it was ready; it last said"):
+                await made.runtime.start(made.launch(broken), lambda text, fraction: None)
+            assert made.ended == [], "a failed start is told by its error alone"
+            await made.start()
+
+    asyncio.run(main())

@@ -1,0 +1,43 @@
+"""Fixtures: one Bastide shared by gentle tests of a module, or one of its own for rough ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from house import House
+
+CHAT = """
+services:
+  chat:
+    model: builtin://tiny
+    replicas: 0..1
+    context: 1024
+    sleep: {deep: 10m}
+    price: {input_per_mtok: 0.10, cached_input_per_mtok: 0.01, output_per_mtok: 0.30}
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    house = House(tmp_path_factory.mktemp("house"), "--memory", "1GiB").start()
+    try:
+        ends = house.deploy(CHAT)
+        assert ends["chat"]["phase"] == "ready", ends
+        yield house
+    finally:
+        house.end()
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    made: list[House] = []
+
+    def make(*options: str, data: Path | None = None) -> House:
+        made.append(House(data or tmp_path / f"house-{len(made)}", *(options or ("--memory", "1GiB"))))
+        return made[-1]
+
+    yield make
+    for house in made:
+        house.end()
