@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from town import SPEC, Town
+from cli_town import SPEC, Town
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from town import SPEC, Town, run
+from cli_town import SPEC, Town, run
 
 INSTANCE = {
     "id",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from town import SPEC, Town, run
+from cli_town import SPEC, Town, run
 
 from bastide.cli.show import status_of
 from bastide.domain.errors import error_types

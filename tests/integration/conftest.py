@@ -6,17 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from house import House
-
-CHAT = """
-services:
-  chat:
-    model: builtin://tiny
-    replicas: 0..1
-    context: 1024
-    sleep: {deep: 10m}
-    price: {input_per_mtok: 0.10, cached_input_per_mtok: 0.01, output_per_mtok: 0.30}
-"""
+from house import CHAT, House
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,15 @@ import openai
 from bastide.sdk import Client
 
 BASTIDE = str(Path(sys.executable).with_name("bastide"))
-READY_S_MAX = 60.0
+CHAT = """
+services:
+  chat:
+    model: builtin://tiny
+    replicas: 0..1
+    context: 1024
+    sleep: {deep: 10m}
+    price: {input_per_mtok: 0.10, cached_input_per_mtok: 0.01, output_per_mtok: 0.30}
+"""
 
 
 class House:

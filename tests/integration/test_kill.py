@@ -10,8 +10,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from conftest import CHAT
-from house import BASTIDE, House, alive, until
+from house import BASTIDE, CHAT, House, alive, until
 
 from bastide.domain.errors import BastideError
 

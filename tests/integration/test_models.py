@@ -13,8 +13,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from conftest import CHAT
-from house import House, until
+from house import CHAT, House, until
 
 from bastide.domain.errors import Conflict, InvalidSpec
 
