@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ from bastide.ports.link import Body, LinkLost, Notify
 from bastide.ports.store import Store
 from bastide.ports.weights import Weights
 
+_log = logging.getLogger("bastide.control")
 RESYNC_S = 30.0
+# After a round comes a pause of three times what it took: a round looks at every service, and a thousand of them that
+# change at once must not keep it busy. With few services it is a millisecond or two.
+STEP_PAUSES = 3.0
+STEP_PAUSE_S_MAX = 1.0
 PROOFS_AT_ONCE = 4
 
 
@@ -91,6 +97,7 @@ class ControlLoop:
         self._hint = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self._decisions: deque[Decision] = deque()
+        self._learned: dict[tuple[str, str], RungFact] = {}
 
     # --- what happens outside --------------------------------------------------------------------------------------
 
@@ -140,8 +147,11 @@ class ControlLoop:
         self.hint()
 
     def learned(self, facts: list[Any]) -> None:
+        """Measured costs. Only the newest of each is written, with the next round's decisions."""
         for item in facts:
-            self._store.put_fact(msgspec.convert(item, RungFact))
+            fact = msgspec.convert(item, RungFact)
+            self._learned[fact.weights_sha256, fact.rung] = fact
+        self._hint.set()
 
     def forget_weights(self, url: str) -> None:
         """They are no longer on the node."""
@@ -173,11 +183,14 @@ class ControlLoop:
         self._hint.set()
 
     def flush_decisions(self) -> None:
-        """Write what was decided."""
+        """Write what was decided, and what was learned."""
         decisions = tuple(self._decisions)
         self._decisions.clear()
         if decisions:
             self._store.add_decisions(decisions)
+        learned, self._learned = self._learned, {}
+        for fact in learned.values():
+            self._store.put_fact(fact)
 
     def _take(self, service: DesiredService) -> None:
         self.services[service.spec.project, service.spec.name] = service
@@ -196,10 +209,13 @@ class ControlLoop:
         try:
             while True:
                 self._hint.clear()
+                began_s = self._clock.monotonic_s()
                 with contextlib.suppress(LinkLost):
                     await self.step()
+                pause_s = STEP_PAUSES * (self._clock.monotonic_s() - began_s)
                 with contextlib.suppress(Unavailable):
                     await asyncio.to_thread(self.flush_decisions)
+                await asyncio.sleep(min(STEP_PAUSE_S_MAX, pause_s))
                 if not self._hint.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._hint.wait(), RESYNC_S)
@@ -348,12 +364,19 @@ class ControlLoop:
                 self._fail(spec.project, spec.name, reason)
             self._files[url] = file
         except BastideError as error:
-            for key, service in list(self.services.items()):
-                if service.rolling and service.spec.model is not None and service.spec.model.url == url:
-                    self._fail(*key, error.message)
+            self._fail_all_of(url, error.message)
+        except Exception as error:
+            # A fault of ours must end the rollout: fetched again at once, it would keep a core busy for ever.
+            _log.exception("weights of %s", url)
+            self._fail_all_of(url, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}")
         finally:
             self._fetching.discard(url)
             self.hint()
+
+    def _fail_all_of(self, url: str, reason: str) -> None:
+        for key, service in list(self.services.items()):
+            if service.rolling and service.spec.model is not None and service.spec.model.url == url:
+                self._fail(*key, reason)
 
     def _progress_of_url(self, url: str, text: str, fraction: float | None) -> None:
         for key, service in self.services.items():

@@ -197,7 +197,7 @@ class Control:
         elif verb == "decisions":
             self.loop.add_decisions(body["decisions"])
         elif verb == "facts":
-            await asyncio.to_thread(self.loop.learned, body["facts"])
+            self.loop.learned(body["facts"])
         elif verb == "forgotten":
             self.loop.forgotten(str(body["instance"]))
         return {}

@@ -25,6 +25,7 @@ from bastide.domain.plan import DesiredService
 from bastide.ports.link import LinkLost
 
 router = APIRouter(prefix="/api/v1", tags=["services"])
+PROGRESS_S = 0.03
 
 
 class DeployBody(BaseModel):
@@ -222,37 +223,43 @@ async def _progress(control: Control, project: str, names: list[str]) -> AsyncIt
     try:
         while True:
             watcher.clear()
-            open_count = 0
-            for name in names:
-                found = control.loop.services.get((project, name))
-                if found is None:
-                    continue
-                view = services_view([found], control.loop)[0]
-                on_its_way = (
-                    found.rolling or (found.serving > 0 and view["phase"] == "pending") or not control.table_is_out
-                )
-                open_count += on_its_way
-                failed = found.failed_generation == found.generation
-                line = {
-                    "name": name,
-                    "phase": view["phase"],
-                    "reason": found.failure if failed else view["reason"],
-                    "generation": found.generation,
-                    "progress": view["progress"],
-                    "done": not on_its_way,
-                    "failed": failed,
-                }
+            began_s = control.clock.monotonic_s()
+            services = [s for name in names if (s := control.loop.services.get((project, name))) is not None]
+            lines = _progress_lines(control, services)
+            for line in lines:
                 text = json.dumps(line)
-                if last.get(name) != text:
-                    last[name] = text
+                if last.get(line["name"]) != text:
+                    last[line["name"]] = text
                     yield text.encode() + b"\n"
-            if not open_count:
+            if all(line["done"] for line in lines):
                 return
+            # Several changes make one line, and many services make a longer pause: most of the time is for the work.
+            await asyncio.sleep(max(PROGRESS_S, 9 * (control.clock.monotonic_s() - began_s)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(watcher.wait(), 10.0)
-                await asyncio.sleep(0.03)  # several changes make one line
     finally:
         control.loop.unwatch(watcher)
+
+
+def _progress_lines(control: Control, services: list[DesiredService]) -> list[dict[str, Any]]:
+    lines = []
+    by_name = {service.spec.name: service for service in services}
+    for view in services_view(services, control.loop):
+        found = by_name[view["name"]]
+        on_its_way = found.rolling or (found.serving > 0 and view["phase"] == "pending") or not control.table_is_out
+        failed = found.failed_generation == found.generation
+        lines.append(
+            {
+                "name": view["name"],
+                "phase": view["phase"],
+                "reason": found.failure if failed else view["reason"],
+                "generation": found.generation,
+                "progress": view["progress"],
+                "done": not on_its_way,
+                "failed": failed,
+            }
+        )
+    return lines
 
 
 @router.post("/confirm")
