@@ -31,8 +31,8 @@ from bastide.ports.link import Body
 
 _log = logging.getLogger("bastide.gateway")
 _encode = msgspec.json.Encoder().encode
-_CONTROL_PAGES = frozenset({"/openapi.json", "/docs", "/metrics"})
-_OWN_PAGES = frozenset({"/", "/healthz", "/readyz"})
+_CONTROL_PAGES = frozenset({"/openapi.json", "/metrics"})
+_HEALTH_PAGES = frozenset({"/healthz", "/readyz"})
 
 
 class MethodNotAllowed(CallerError):
@@ -96,19 +96,18 @@ class Gateway:
     def screen(self, request: Request) -> None:
         """Refuse by the head alone what can be: unknown paths, wrong methods, keys that open nothing."""
         path, method = request.path, request.method
-        if path in _OWN_PAGES:
+        if path in _HEALTH_PAGES:
             _allow(method, "GET")
-        elif path in _CONTROL_PAGES:
-            _allow(method, "GET")
-            if path == "/metrics":
-                request.caller = self._caller(request)
-        elif path.startswith("/api/v1/"):
+            return
+        if path.startswith("/api/v1/"):  # control checks the key itself: it may know one that is not here yet
             _allow(method, "GET", "POST", "PUT", "PATCH", "DELETE")
+            return
+        request.caller = self._caller(request)
+        if path == "/" or path in _CONTROL_PAGES:
+            _allow(method, "GET")
         elif path in calls.PATHS:
-            request.caller = self._caller(request)
             _allow(method, "POST")
         elif path.startswith("/v1/"):
-            request.caller = self._caller(request)
             if path != "/v1/models" and not path.startswith("/v1/models/"):
                 raise NotFound(f"there is no {path[:100]}; see /v1/models, /v1/chat/completions, /v1/completions, "
                                "/v1/embeddings and /v1/responses")  # fmt: skip
@@ -201,7 +200,7 @@ class Gateway:
                 (200, b'{"status":"ready"}') if self.has_table else (503, b'{"status":"no routing table yet"}')
             )
         elif path == "/":
-            body = b'{"name":"bastide","api":"/v1","control":"/api/v1","docs":"/docs"}'
+            body = b'{"name":"bastide","api":"/v1","control":"/api/v1","openapi":"/openapi.json"}'
         else:
             body = self._models(request)
         headers = wire.JSON + b"x-request-id: %b\r\n" % request.identity

@@ -20,7 +20,7 @@ def application(control: Control) -> FastAPI:
         version=__version__,
         description="Control of one Bastide location: services, keys, secrets, usage. "
         "Every call needs `Authorization: Bearer KEY`.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
     )
