@@ -5,6 +5,7 @@ Must never print a figure it did not measure, nor go on where one does not add u
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,13 @@ from typing import Any
 import openai
 from demo_paper import Paper
 from demo_talk import CAPITAL, STORY, Talk, Told, prices_of
-from demo_town import BUDGET, ROOT, Broken, Town, is_there, resident_bytes, share_bytes
+from demo_town import ROOT, Broken, Town, is_there, resident_bytes, share_bytes
 
-from bastide.domain.units import format_bytes, format_duration, format_money, parse_bytes
+from bastide.domain.errors import Conflict, Unavailable
+from bastide.domain.units import format_bytes, format_duration, format_money
 
 ROUNDS = 7
+MODELS = ("chat", "exact", "small")
 COUNTS = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_pico")
 DEEP_MEANS = "the process ends, its prompt cache is kept in memory, its weights in the page cache"
 
@@ -104,9 +107,17 @@ class Story:
             waits.append(answer.first_token_s)
         return rung, statistics.median(waits), int(statistics.median(given_back))
 
-    def _sleep(self, rung: str) -> dict[str, Any]:
-        instance: dict[str, Any] = self.client.sleep("chat", rung)["instances"][0]
-        return instance
+    def _sleep(self, rung: str | None = None, name: str = "chat") -> dict[str, Any]:
+        """Put to sleep by hand. That the last request is over may reach the agent a moment after it reached us."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            try:
+                instance: dict[str, Any] = self.client.sleep(name, rung)["instances"][0]
+                return instance
+            except (Conflict, Unavailable):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _memory_back(self, rung: str) -> None:
         """What the kernel says, not what Bastide says."""
@@ -131,41 +142,67 @@ class Story:
 
     def three_models(self) -> None:
         self.paper.chapter("Three models, room for two")
-        self.paper.quiet(f"bastide deploy examples/three.yaml, with a memory budget of {BUDGET}")
-        began_at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        self.paper.quiet("bastide deploy examples/three.yaml; each is asked once, to see what it holds")
         self.town.command("deploy", "examples/three.yaml")
+        alone = {name: self._held_alone(name) for name in MODELS}
+        together = self._held_together()
+        two = sum(sorted(alone.values())[1:])
+        budget_bytes = (two + together) // 2
+        self.paper.say(
+            "Alone each holds " + ", ".join(f"{format_bytes(size)} ({name})" for name, size in alone.items())
+        )
+        self.paper.say(f"of its own and its share of what is shared; all three together {format_bytes(together)}.")
+        self.town.start_again(budget_bytes)
+        self.paper.say(
+            f"Bastide is ended and started again with {format_bytes(budget_bytes)} for models: room for two."
+        )
+        began_at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
         rows = []
-        for name in ("chat", "exact", "small", "chat"):
+        for name in (*MODELS, MODELS[0]):
             answer = self.talk.ask(name, CAPITAL)
             rows.append((name, answer.rung, format_duration(answer.first_token_s), answer.text.strip()))
         self.paper.table(("MODEL", "WOKE FROM", ">FIRST TOKEN", "ANSWER"), rows, last_style="")
         self.paper.quiet(
             "Who has just come keeps its place for a second, so that two models can't thrash; the next waits."
         )
-        self._who_holds_memory()
+        self._who_holds_memory(budget_bytes)
         gave_way = [
             (decision["at"], name, decision["reason"])
-            for name in ("chat", "exact", "small")
+            for name in MODELS
             for decision in self.client.why(name)["decisions"]
             if decision["what"] == "give way" and decision["at"] >= began_at
         ]
         if not gave_way:
-            raise Broken(f"three models fitted into {BUDGET}: none gave way")
+            raise Broken(f"three models fitted into {format_bytes(budget_bytes)}: none gave way")
         at, name, reason = max(gave_way)
         self.paper.say(f"Why, in Bastide's own words (bastide why {name}):")
         self.paper.quiet(f"{at[11:19]}  {name}  give way  {reason}")
 
-    def _who_holds_memory(self) -> None:
+    def _held_alone(self, name: str) -> int:
+        """What a model holds awake while the others sleep, in bytes: its PSS, from /proc."""
+        for other, instance in self.town.instances().items():
+            if other != name and instance["phase"] == "awake":
+                with contextlib.suppress(Conflict):  # it may have stepped down by itself
+                    self._sleep(name=other)
+        self.talk.ask(name, CAPITAL)
+        return share_bytes(self.town.awake_pid(name))
+
+    def _held_together(self) -> int:
+        for name in MODELS:
+            self.talk.ask(name, CAPITAL)
+        return sum(share_bytes(self.town.awake_pid(name)) for name in MODELS)
+
+    def _who_holds_memory(self, budget_bytes: int) -> None:
         instances = self.town.instances()
-        held = {name: resident_bytes(instance["pid"]) for name, instance in instances.items() if instance["pid"]}
+        living = [name for name, instance in instances.items() if resident_bytes(instance["pid"])]
         charged = sum(instance["memory_bytes"] for instance in instances.values())
         self.paper.say("")
         self.paper.figure(
-            f"{len(held)} of {len(instances)}", "have a process: " + ", ".join(sorted(held)), "from /proc, just now"
+            f"{len(living)} of {len(instances)}", "have a process: " + ", ".join(sorted(living)), "from /proc, just now"
         )
-        self.paper.figure(format_bytes(charged), f"held by models, of {BUDGET}")
-        if len(held) == len(instances) or charged > parse_bytes(BUDGET):
-            raise Broken(f"{len(held)} models hold {charged} bytes, which is over the budget of {BUDGET}")
+        self.paper.figure(format_bytes(charged), f"held by models, of {format_bytes(budget_bytes)}")
+        if len(living) == len(instances) or charged > budget_bytes:
+            raise Broken(f"{len(living)} models hold {charged} bytes, on a budget of {budget_bytes}")
 
     def budget(self) -> None:
         self.paper.chapter("A key whose budget can't be overrun")

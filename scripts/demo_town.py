@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
 DATA = HOME / "data"
 BASTIDE = Path(sys.executable).with_name("bastide")
-BUDGET = "56MiB"  # holds two of the three models, which need 20 to 28 MiB each
+PLENTY = "512MiB"  # for models, until the story makes it scarce
 WAIT_S_MAX = 60.0
 PR_SET_PDEATHSIG = 1
 
@@ -41,6 +41,7 @@ class Town:
         self._lock: IO[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.ready_s = 0.0
+        self.listen = os.environ.get("BASTIDE_LISTEN") or "127.0.0.1:0"
         # Whatever else the user's shell names, the demo talks to its own Bastide, and not through a proxy.
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("BASTIDE_")}
         self.environment |= {"BASTIDE_DATA": str(DATA), "NO_COLOR": "1"}
@@ -54,7 +55,7 @@ class Town:
             raise Broken("a demo runs here already; use that one, or end it with Ctrl-C") from None
         # An earlier demo may have been killed a moment ago: its Bastide is told by the kernel, and is on its way out.
         self._until(lambda: not _is_locked(DATA / "lock"), "an earlier demo's Bastide does not end")
-        self._start()
+        self._start(PLENTY)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,9 +63,14 @@ class Town:
         if self._lock is not None:
             self._lock.close()
 
-    def _start(self) -> None:
-        listen = os.environ.get("BASTIDE_LISTEN") or "127.0.0.1:0"
-        command = [str(BASTIDE), "up", "--data", str(DATA), "--listen", listen, "--memory", BUDGET]
+    def start_again(self, budget_bytes: int) -> None:
+        """End it in order and start it with another memory budget, at the same address."""
+        self.listen = self.client().url.partition("://")[2]
+        self.end()
+        self._start(str(budget_bytes))
+
+    def _start(self, memory: str) -> None:
+        command = [str(BASTIDE), "up", "--data", str(DATA), "--listen", self.listen, "--memory", memory]
         began = time.monotonic()
         with open(HOME / "up.log", "wb") as log:
             self.process = subprocess.Popen(
