@@ -4,7 +4,7 @@
 
 Both sides begin with no process and end at the first token of the same streamed request. Ours: the request reaches the
 gateway, the agent starts the engine, the request goes through. By hand: `python -I -S` is spawned, loads the library,
-starts the server with the same flags, and a client that waits for its "ready" sends the request to its Unix socket.
+starts the server with the flags that our own translator makes (the best known), and a client that waits for its "ready" sends the request to its Unix socket.
 Weights are in the page cache, nothing is kept of prompts (rung `off`), the two sides take turns.
 
 Predicted before measuring: ours is below one, for the keeper forks engines with Python and the library already loaded:
@@ -14,7 +14,6 @@ Predicted before measuring: ours is below one, for the keeper forks engines with
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import secrets
 import statistics
@@ -25,9 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import bastide.adapters.runtime.proc as runtime
+from bastide.control.specfile import parse
+from bastide.domain.instances import Assignment, WeightFile
+from bastide.engines.llamacpp import LlamaCpp
+from bastide.engines.port import Place
 from benchmarks.house import House, house
 from benchmarks.instruments import Stream
-from benchmarks.models import CONTEXT_TOKENS, request, source, spec
+from benchmarks.models import request, source, spec
 from benchmarks.record import Record, arguments, predicted, workplace
 
 ROUNDS = {"tiny": 21, "135m": 15, "1b": 9}
@@ -35,15 +38,20 @@ BAR = 1.15
 HERE = Path(__file__).parent
 
 
+def described(weights: Path) -> WeightFile:
+    """Only what starting needs."""
+    return WeightFile(str(weights), weights.stat().st_size, "")
+
+
 def by_hand(model: str, weights: Path, work: Path) -> float:
     """Seconds from spawning to the first token."""
     package = importlib.util.find_spec("xllamacpp")
     assert package is not None and package.origin is not None
-    secret, path = secrets.token_urlsafe(16), str(work / f"hand-{os.getpid()}.sock")
-    config = {
-        "model": str(weights), "alias": model, "socket": path, "secret": secret, "context_tokens": CONTEXT_TOKENS,
-        "slots": 4, "threads": 2, "prompt_cache_mib": 64, "state_directory": str(work), "embeddings": False,
-    }  # fmt: skip
+    launch = LlamaCpp().launch(
+        Assignment("hand", 1, 0, parse(f"services:\n{spec(model, 'builtin://tiny')}").services[0], described(weights)),
+        Place(str(work), str(work), str(work), threads=2, lease_s=60.0, secret=secrets.token_urlsafe(16)),
+    )
+    Path(launch.state_directory).mkdir(exist_ok=True)
     child_script = Path(runtime.__file__).with_name("xllamacpp_child.py")
     began_s = time.perf_counter()
     with subprocess.Popen(
@@ -52,22 +60,22 @@ def by_hand(model: str, weights: Path, work: Path) -> float:
             str(Path(package.origin).parent.parent), str(child_script),
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_PROC_BIND": "false"},
+        env=os.environ | dict(launch.environment),
     ) as child:  # fmt: skip
         try:
             assert child.stdin is not None and child.stdout is not None
-            child.stdin.write(json.dumps(config).encode() + b"\n")
+            child.stdin.write(launch.config.encode() + b"\n")
             child.stdin.flush()
             if child.stdout.readline() != b"ready\n":
                 raise RuntimeError("the engine started by hand did not start")
-            line = Stream(path, secret)
+            line = Stream(launch.socket, launch.secret)
             ready_s = time.perf_counter() - began_s
             answer = line.ask(request(model))
             line.close()
             return ready_s + answer.first_s
         finally:
             child.kill()
-            Path(path).unlink(missing_ok=True)
+            Path(launch.socket).unlink(missing_ok=True)
 
 
 def rounds(town: House, model: str, weights: Path, work: Path, count: int) -> dict[str, Any]:

@@ -35,17 +35,29 @@ class Answer:
 
 
 class Stream:
-    """One kept connection to a server: (host, port), or the path of a Unix socket. One request at a time."""
+    """A connection to a server: (host, port), or the path of a Unix socket. One request at a time.
+
+    Kept as long as the server keeps it; connecting anew is never counted in an answer's time.
+    """
 
     def __init__(self, address: tuple[str, int] | str, key: str) -> None:
-        self._key = key
-        if isinstance(address, str):
+        self._address, self._key = address, key
+        self._connect()
+
+    def _connect(self) -> None:
+        if isinstance(self._address, str):
             self.socket = socket.socket(socket.AF_UNIX)
         else:
             self.socket = socket.socket()
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(ANSWER_S_MAX)
-        self.socket.connect(address)
+        self.socket.connect(self._address)
+
+    def revive(self) -> None:
+        """Connect anew where the server has closed the line. An engine's own socket: always, it closes idle ones."""
+        if isinstance(self._address, str) or select.select([self.socket], [], [], 0)[0]:
+            self.socket.close()
+            self._connect()
 
     def close(self) -> None:
         self.socket.close()
@@ -78,6 +90,7 @@ class Stream:
         return Answer(self._first_s, now_s - self._began_s, _output_tokens(body), rung.decode())
 
     def ask(self, body: dict[str, Any]) -> Answer:
+        self.revive()
         self.begin(body)
         while (answer := self.read()) is None:
             pass
@@ -86,6 +99,8 @@ class Stream:
 
 def all_at_once(streams: list[Stream], body: dict[str, Any]) -> tuple[float, list[Answer]]:
     """The same request on every stream at once. Seconds until the last one ended, and the answers."""
+    for stream in streams:
+        stream.revive()
     poll = select.poll()
     waiting = {stream.socket.fileno(): stream for stream in streams}
     for number in waiting:

@@ -32,11 +32,11 @@ def spec(name: str, url: str, sleep: str = "{deep: 12h}", in_flight: int = 4, cp
     )
 
 
-def request(model: str, tokens: int = 4) -> dict[str, Any]:
-    """A short question, answered greedily with exactly so many tokens."""
+def request(model: str, tokens: int = 4, first: str = "") -> dict[str, Any]:
+    """A short question, answered greedily with exactly so many tokens. Another `first` word: one not asked before."""
     return {
         "model": model,
-        "messages": [{"role": "user", "content": PROMPT}],
+        "messages": [{"role": "user", "content": f"{first} {PROMPT}" if first else PROMPT}],
         "max_tokens": tokens,
         "temperature": 0,
         "ignore_eos": True,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.wake [--zram] [--models tiny,135m,1b] [--quick]
 
-Each round goes through the rungs in turn: two requests to the awake engine (the second is the baseline), a step down, a
-pause, one request that wakes it. All by a raw socket through the real gateway, keys and ledger on, streamed, the same
+Each round goes through the rungs in turn: a request, a pause, a request to the awake engine (the baseline), a step down,
+the same pause, one request that wakes it. All by a raw socket through the real gateway, keys and ledger on, streamed, the same
 prompt every time. "More" is the median of the waking requests less the median of the awake ones. What a rung gives
 back is the fall of the engine's RSS, less what zram grew by.
 
@@ -37,7 +37,8 @@ from benchmarks.instruments import memory, zram, zram_used_bytes
 from benchmarks.models import request, source, spec
 from benchmarks.record import Record, arguments, predicted, workplace
 
-ROUNDS = {"tiny": 15, "135m": 9, "1b": 5}
+ROUNDS = {"tiny": 15, "135m": 9, "1b": 7}
+PAUSE_S = 0.15  # both sides answer after the same rest, for a core that rests is slow to begin
 BARS_MS = {"frozen": 5.0, "light": 30.0}
 IDLE_S = (10, 30, 60, 300, 900, 1800, 3600, 4 * 3600, 24 * 3600)
 MIB = 2**20
@@ -57,11 +58,12 @@ def rounds(town: House, service: str, rungs: tuple[str, ...], count: int) -> dic
     for _ in range(count):
         for rung in rungs:
             line.ask(request(service))
+            time.sleep(PAUSE_S)
             times["awake"].append(line.ask(request(service)).first_s)
             pid, zram_before = town.awake_pid(service), zram_used_bytes()
             before = memory(pid)
             told = town.put_off(service) if rung == "off" else town.sleep(service, rung)
-            time.sleep(0.15)
+            time.sleep(PAUSE_S)
             after = memory(pid) if rung in ("frozen", "light") else {"rss_bytes": 0, "pss_bytes": 0, "swap_bytes": 0}
             grown = max(0, zram_used_bytes() - zram_before) if rung == "light" else 0
             held[rung].append(
@@ -203,7 +205,7 @@ def policy(record: Record, models: list[str], database: Path, rests: Mapping[str
         name = service.spec.name
         found = record.details[name]
         sha = _weights_of(store, found)
-        weights = WeightFile(sha, "", 0)
+        weights = WeightFile("", 0, sha)
         awake_bytes = book.awake_bytes(weights) or found["frozen"]["pss_before_bytes"]
         found["policy"] = judge(found, book, weights, awake_bytes) | {"rested_after_12_s": rests[name]}
     store.close()
