@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-import secrets
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
+from bastide.agent.books import Books
 from bastide.agent.core import NodeCore
 from bastide.agent.effects import (
     AskBack,
@@ -36,34 +33,23 @@ from bastide.agent.effects import (
     Tell,
     WakeEngine,
 )
+from bastide.agent.engineroom import EngineRoom, NodeRuntime
+from bastide.agent.kept import Kept
 from bastide.agent.moves import NodeSettings
 from bastide.agent.settings import AgentSettings
-from bastide.agent.watch import Watcher
 from bastide.domain.decisions import Decision
 from bastide.domain.errors import BastideError, EngineStartFailed, InvalidRequest, NotFound, Unavailable
-from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity, RungFact
-from bastide.domain.ledger import Account, EngineCount, InstanceTime, Outcome, Settlement, Tokens
+from bastide.domain.instances import Assignment, RungFact
 from bastide.domain.lifecycle import Phase, Rung
-from bastide.engines.port import Engine, Place
+from bastide.engines.port import Engine
 from bastide.ports.clock import Clock
-from bastide.ports.journal import JournalEvent, JournalWriter
+from bastide.ports.journal import JournalWriter
 from bastide.ports.link import Body, Link, LinkLost, Notify
-from bastide.ports.runtime import Runtime
 
 DECISIONS_KEPT = 2000  # while control is away
 CHECK_AFTER_IDLE_S = 1.0
 ACCOUNT_S = 60.0
 REPORT_S = 0.05
-LOG_LINE_BYTES_MAX = 400
-
-
-class NodeRuntime(Runtime, Protocol):
-    """What the agent needs beyond the port: survivors of an earlier agent, and prompt state kept for deep wakes."""
-
-    async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]: ...
-    def saved_bytes(self, launch: LaunchSpec) -> int: ...
-    def forget_state(self, launch: LaunchSpec) -> None: ...
-    async def close(self, *, end_engines: bool) -> None: ...
 
 
 class AgentService:
@@ -79,9 +65,10 @@ class AgentService:
     ) -> None:
         self.settings = settings
         self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available))
-        self._runtime, self._engines, self._journal, self._clock = runtime, engines, journal, clock
-        self._watcher = Watcher(runtime, self._book_canary)
-        self._launches: dict[str, LaunchSpec] = {}
+        self._runtime, self._engines, self._clock = runtime, engines, clock
+        self._books = Books(settings.node, journal, clock)
+        self._kept = Kept(settings.assignments_directory, settings.logs_directory, clock)
+        self._room = EngineRoom(settings, self.core, runtime, engines, self._books, clock, self._do, self._check_soon)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
         self._gateways: dict[str, Link] = {}
@@ -94,20 +81,17 @@ class AgentService:
         self._rethink = asyncio.Event()
         self._moves: set[asyncio.Task[None]] = set()
         self._facts_told: dict[tuple[str, str], RungFact] = {}
-        self._boot = secrets.token_hex(6)
-        self._numbers = itertools.count(1)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Take up where an earlier agent left: kept assignments, and its engines that still live."""
-        self._runtime.watch(self._died)
-        for file in sorted(Path(self.settings.assignments_directory).glob("*.json")):
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
-                self._take_on(msgspec.json.decode(file.read_bytes(), type=Assignment), keep=False)
+        self._runtime.watch(self._room.died)
+        for assignment in self._kept.assignments():
+            self._take_on(assignment)
         for launch, identity, rung in await self._runtime.survivors():
             if launch.instance in self.core.records and await self._runtime.adopt(launch, identity):
-                self._launches[launch.instance] = launch
+                self._room.launches[launch.instance] = launch
                 if rung is not Rung.AWAKE:
                     await self._runtime.wake(launch.instance)
                 self._do(self.core.adopt(launch.instance, Phase.AWAKE, identity.pid, self._clock.now_s()))
@@ -129,9 +113,9 @@ class AgentService:
             task.cancel()
         if end_engines:
             awake = [r.instance for r in self.core.records.values() if r.phase is Phase.AWAKE]
-            await asyncio.gather(*(self._count(instance) for instance in awake), return_exceptions=True)
+            await asyncio.gather(*(self._room.count(instance) for instance in awake), return_exceptions=True)
         await self._runtime.close(end_engines=end_engines)
-        self._journal.close()
+        self._books.close()
 
     def moves(self) -> tuple[asyncio.Task[None], ...]:
         """What is being carried out now."""
@@ -167,7 +151,7 @@ class AgentService:
     async def _on_acquire(self, link: Link, body: Body, note: Notify) -> Body:
         worker = str(link.peer["worker"]) if link.peer.get("role") == "gateway" else None
         grant = await self._acquire(str(body["instance"]), worker, note)
-        launch = self._launches[grant.instance]
+        launch = self._room.launches[grant.instance]
         record = self.core.records[grant.instance]
         return {
             "lease": grant.serial,
@@ -195,14 +179,16 @@ class AgentService:
         instance = str(body["instance"])
         record = self.core.records.get(instance)
         if record is not None and record.phase is Phase.AWAKE:
-            wrong = await self._watcher.canary(instance)
+            wrong = await self._room.watcher.canary(instance)
             if wrong is not None and record.phase is Phase.AWAKE:
-                await self._distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
+                await self._room.distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
         return {}
 
     async def _on_assign(self, link: Link, body: Body, note: Notify) -> Body:
         for item in body.get("upserts", ()):
-            self._take_on(msgspec.convert(item, Assignment), keep=True)
+            assignment = msgspec.convert(item, Assignment)
+            self._kept.keep(assignment)
+            self._take_on(assignment)
         for instance in body.get("removals", ()):
             self._do(self.core.unassign(str(instance), self._clock.now_s()))
         for fact in body.get("facts", ()):
@@ -223,11 +209,11 @@ class AgentService:
         self._do(self.core.forgive(instance, self._clock.now_s()))
         grant = await self._acquire(instance, None, note)
         note({"text": "asking its canary", "fraction": None})
-        wrong = await self._watcher.canary(instance)
+        wrong = await self._room.watcher.canary(instance)
         if wrong is not None:
-            await self._distrust(instance, wrong)
+            await self._room.distrust(instance, wrong)
             raise EngineStartFailed(f"{instance} started, but {wrong}")
-        held = await self._measure(instance)
+        held = await self._room.measure(instance)
         report = msgspec.to_builtins(self.core.records[instance].report(self.settings.node))
         return {"woke_from": grant.woke_from.value, "wake_s": grant.waited_s, "held_bytes": held, "report": report}
 
@@ -260,7 +246,7 @@ class AgentService:
     async def _on_count(self, link: Link, body: Body, note: Notify) -> Body:
         """Write down what every idle, awake engine has counted, for whoever reads the ledger now."""
         idle = [r.instance for r in self.core.records.values() if r.phase is Phase.AWAKE and not r.flying]
-        await asyncio.gather(*(self._count(instance) for instance in idle))
+        await asyncio.gather(*(self._room.count(instance) for instance in idle))
         return {}
 
     async def _on_log(self, link: Link, body: Body, note: Notify) -> Body:
@@ -268,7 +254,7 @@ class AgentService:
         instance = str(body["instance"])
         if instance not in self.core.records:
             raise NotFound(f"this node has no instance {instance}")
-        return await asyncio.to_thread(_log_part, self._log_path(instance), int(body.get("after", -8192)))
+        return await asyncio.to_thread(self._kept.read, instance, int(body.get("after", -8192)))
 
     async def _acquire(self, instance: str, worker: str | None, note: Notify) -> Grant:
         token = next(self._tokens)
@@ -288,13 +274,13 @@ class AgentService:
         for effect in effects:
             match effect:
                 case StartEngine(instance):
-                    self._spawn(self._start(instance))
+                    self._spawn(self._room.start(instance))
                 case SinkEngine(instance, _, rung):
-                    self._spawn(self._sink(instance, rung))
+                    self._spawn(self._room.sink(instance, rung))
                 case WakeEngine(instance):
-                    self._spawn(self._wake(instance))
+                    self._spawn(self._room.wake(instance))
                 case StopEngine(instance):
-                    self._spawn(self._stop(instance))
+                    self._spawn(self._room.stop(instance))
                 case AskBack():
                     self._spawn(self._ask_back(effect))
                 case Grant(token) | Refuse(token):
@@ -309,11 +295,12 @@ class AgentService:
                             self._gateways[worker].tell("lost", {"instance": instance, "reason": reason})
                 case Note(decision):
                     self._decisions.append(decision)
-                    self._write_log(decision.instance, f"{decision.what}: {decision.reason}")
+                    self._kept.write(decision.instance, f"{decision.what}: {decision.reason}")
                 case Changed(instance):
                     self._dirty[instance] = None
-                case Spent():
-                    self._book_time(effect)
+                case Spent(instance):
+                    if instance in self.core.records:
+                        self._books.time(self.core.records[instance].assignment.spec, effect)
                 case Forgotten(instance):
                     self._forget(instance)
         self._changed.set()
@@ -332,69 +319,6 @@ class AgentService:
         task = asyncio.get_running_loop().create_task(move)
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
-
-    async def _start(self, instance: str) -> None:
-        record = self.core.records[instance]
-        began = self._clock.monotonic_s()
-
-        def progress(text: str, fraction: float | None) -> None:
-            tokens = tuple(waiter.token for waiter in record.waiters)
-            self._do([Tell(tokens, text, fraction)])
-
-        try:
-            launch = self._launch(record.assignment)
-            self._launches[instance] = launch
-            identity = await self._runtime.start(launch, progress)
-        except BastideError as error:
-            self._do(self.core.start_failed(instance, error, self._clock.now_s()))
-        except (OSError, TimeoutError) as error:
-            failed = EngineStartFailed(f"the engine could not be started: {error}")
-            self._do(self.core.start_failed(instance, failed, self._clock.now_s()))
-        else:
-            self._check_soon(instance)
-            self._do(self.core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
-
-    async def _sink(self, instance: str, rung: Rung) -> None:
-        began = self._clock.monotonic_s()
-        try:
-            if rung is Rung.DEEP or self.core.records[instance].sinking_from is Rung.AWAKE:
-                if self.core.records[instance].sinking_from is not Rung.AWAKE:
-                    await self._runtime.wake(instance)  # only a running engine can save and count
-                await self._count(instance)
-            await self._runtime.sink(instance, rung)
-        except (BastideError, OSError, TimeoutError) as error:
-            if self._runtime.identity(instance) is None:
-                self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
-            else:
-                with contextlib.suppress(BastideError):
-                    await self._runtime.wake(instance)
-                self._do(self.core.sink_failed(instance, str(error), self._clock.now_s()))
-            return
-        if rung.has_process:
-            held = (await self._runtime.footprint(instance)).charge_bytes
-        else:
-            held = self._runtime.saved_bytes(self._launches[instance])
-        self._do(self.core.rested(instance, rung, held, self._clock.monotonic_s() - began, self._clock.now_s()))
-
-    async def _wake(self, instance: str) -> None:
-        began = self._clock.monotonic_s()
-        try:
-            await self._runtime.wake(instance)
-        except (BastideError, OSError) as error:
-            await self._died(instance, str(error))
-        else:
-            self._check_soon(instance)
-            self._do(self.core.woken(instance, self._clock.monotonic_s() - began, self._clock.now_s()))
-
-    async def _stop(self, instance: str) -> None:
-        if self._runtime.identity(instance) is not None:
-            with contextlib.suppress(BastideError):
-                await self._runtime.wake(instance)
-            await self._count(instance)
-            await self._runtime.stop(instance, 2.0)
-        if instance in self._launches:
-            self._runtime.forget_state(self._launches[instance])
-        self._do(self.core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
 
     async def _ask_back(self, ask: AskBack) -> None:
         link = self._gateways.get(ask.worker)
@@ -422,13 +346,6 @@ class AgentService:
             )
         )
 
-    async def _died(self, instance: str, reason: str) -> None:
-        self._do(self.core.died(instance, reason, self._clock.now_s()))
-
-    async def _distrust(self, instance: str, reason: str) -> None:
-        await self._runtime.stop(instance, 0.0)
-        await self._died(instance, reason)
-
     # --- checks and reports ----------------------------------------------------------------------------------------
 
     async def _tick_forever(self) -> None:
@@ -438,7 +355,7 @@ class AgentService:
             self._do(self.core.tick(now_s))
             if now_s >= next_account_s:
                 self._do(self.core.account(now_s))
-                self._journal.sync()
+                self._books.sync()
                 next_account_s = now_s + ACCOUNT_S
             due_s = self.core.next_due_s()
             wait_s = min(next_account_s, due_s if due_s is not None else next_account_s) - self._clock.now_s()
@@ -456,11 +373,11 @@ class AgentService:
                     self._unchecked.pop(instance, None)
                 elif record.flying == 0 and now_s - record.last_used_s >= CHECK_AFTER_IDLE_S and not record.asked:
                     self._unchecked.pop(instance, None)
-                    wrong = await self._watcher.canary(instance)
+                    wrong = await self._room.watcher.canary(instance)
                     if wrong is not None and record.phase is Phase.AWAKE and not record.flying:
-                        await self._distrust(instance, wrong)
+                        await self._room.distrust(instance, wrong)
                         continue
-                    await self._measure(instance)
+                    await self._room.measure(instance)
             if self._unchecked:
                 await asyncio.sleep(CHECK_AFTER_IDLE_S / 4)
             else:  # nothing to watch: no clock runs
@@ -470,26 +387,6 @@ class AgentService:
     def _check_soon(self, instance: str) -> None:
         self._unchecked[instance] = self._clock.now_s()
         self._to_check.set()
-
-    async def _measure(self, instance: str) -> int:
-        footprint = await self._runtime.footprint(instance)
-        if footprint.resident_bytes:
-            self._do(self.core.measured(instance, footprint.charge_bytes, self._clock.now_s()))
-        return footprint.charge_bytes
-
-    async def _count(self, instance: str) -> None:
-        """Write the engine's own count down, for the ledger to be compared with."""
-        counted = await self._watcher.count(instance)
-        record = self.core.records.get(instance)
-        if counted is not None and record is not None:
-            spec = record.assignment.spec
-            process, tokens = counted
-            settled = not record.leases
-            self._write(
-                EngineCount(
-                    self._event_id(), self._clock.now_s(), spec.project, spec.name, instance, process, tokens, settled
-                )
-            )
 
     async def _report_forever(self) -> None:
         while True:
@@ -521,110 +418,21 @@ class AgentService:
                 if facts:
                     link.tell("facts", {"facts": [msgspec.to_builtins(fact) for fact in facts]})
 
-    # --- ledger, logs and kept assignments -------------------------------------------------------------------------
+    # --- assignments -----------------------------------------------------------------------------------------------
 
-    def _event_id(self) -> str:
-        return f"{self.settings.node}-{self._boot}-{next(self._numbers)}"
-
-    def _write(self, event: JournalEvent) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not stop engines; the time is lost, requests are not
-            self._journal.append(event)
-
-    def _book_canary(self, instance: str, cost: EngineCounters) -> None:
-        spec = self.core.records[instance].assignment.spec
-        tokens = Tokens(cost.input_tokens, cost.cached_input_tokens, cost.output_tokens)
-        self._write(
-            Settlement(
-                event_id=self._event_id(),
-                at_s=self._clock.now_s(),
-                project=spec.project,
-                service=spec.name,
-                model=spec.name,
-                key_id="canary",
-                instance=instance,
-                tokens=tokens,
-                cost_pico=0,
-                outcome=Outcome.COMPLETE,
-                account=Account.SYSTEM,
-            )
-        )
-
-    def _book_time(self, spent: Spent) -> None:
-        record = self.core.records.get(spent.instance)
-        if record is None or spent.phase in (Phase.OFF, Phase.FAILED):
-            return
-        spec = record.assignment.spec
-        cost = round(spent.seconds * spec.price.instance_pico_per_hour / 3600) if spent.phase is Phase.AWAKE else 0
-        self._write(
-            InstanceTime(
-                self._event_id(),
-                spent.at_s,
-                spec.project,
-                spec.name,
-                spent.instance,
-                spent.phase.value,
-                spent.seconds,
-                cost,
-            )
-        )
-
-    def _log_path(self, instance: str) -> str:
-        return f"{self.settings.logs_directory}/{instance}.log"
-
-    def _write_log(self, instance: str, text: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now_s()))
-        with contextlib.suppress(OSError):
-            log = os.open(self._log_path(instance), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.write(log, f"{stamp} bastide: {text[:LOG_LINE_BYTES_MAX]}\n".encode())
-            os.close(log)
-
-    def _launch(self, assignment: Assignment) -> LaunchSpec:
-        engine = self._engines["llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine]
-        return engine.launch(
-            assignment,
-            Place(
-                sockets_directory=self.settings.sockets_directory,
-                logs_directory=self.settings.logs_directory,
-                state_directory=self.settings.state_directory,
-                threads=self.settings.threads,
-                lease_s=self.settings.lease_s,
-                secret=secrets.token_urlsafe(24),
-                binary=self.settings.llama_server,
-            ),
-        )
-
-    def _take_on(self, assignment: Assignment, *, keep: bool) -> None:
+    def _take_on(self, assignment: Assignment) -> None:
         engine = self._engines.get("llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine)
         if engine is None or assignment.weights is None:
             return
-        if keep:
-            path = Path(self.settings.assignments_directory) / f"{assignment.instance}.json"
-            fresh = path.with_suffix(".new")
-            fresh.write_bytes(msgspec.json.encode(assignment))
-            fresh.replace(path)
         estimate = assignment.spec.resources.memory_bytes or engine.estimate_bytes(assignment.spec, assignment.weights)
         self._do(self.core.assign(assignment, estimate, self._clock.now_s()))
 
     def _forget(self, instance: str) -> None:
         self._unchecked.pop(instance, None)
-        self._watcher.forget(instance)
-        launch = self._launches.pop(instance, None)
+        self._room.watcher.forget(instance)
+        launch = self._room.launches.pop(instance, None)
         if launch is not None:
             self._runtime.forget_state(launch)
-        for path in (Path(self.settings.assignments_directory) / f"{instance}.json", Path(self._log_path(instance))):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        self._kept.forget(instance)
         for link in self._controls:
             link.tell("forgotten", {"instance": instance})
-
-
-def _log_part(path: str, after: int) -> Body:
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = max(0, size + after) if after < 0 else min(after, size)
-            file.seek(start)
-            data = file.read(64 * 1024)
-    except OSError:
-        return {"text": "", "next": 0}
-    return {"text": data.decode(errors="replace"), "next": start + len(data)}

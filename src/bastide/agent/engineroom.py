@@ -1,0 +1,155 @@
+"""The engine room: carries out one move of one engine at a time, and tells the core what came of it.
+
+Owns the launches of this node's engines. It decides nothing and waits for nobody but the runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from bastide.agent.books import Books
+from bastide.agent.core import NodeCore
+from bastide.agent.effects import Effect, Tell
+from bastide.agent.settings import AgentSettings
+from bastide.agent.watch import Watcher
+from bastide.domain.errors import BastideError, EngineStartFailed
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity
+from bastide.domain.lifecycle import Rung
+from bastide.engines.port import Engine, Place
+from bastide.ports.clock import Clock
+from bastide.ports.runtime import Runtime
+
+
+class NodeRuntime(Runtime, Protocol):
+    """What the agent needs beyond the port: survivors of an earlier agent, and prompt state kept for deep wakes."""
+
+    async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]: ...
+    def saved_bytes(self, launch: LaunchSpec) -> int: ...
+    def forget_state(self, launch: LaunchSpec) -> None: ...
+    async def close(self, *, end_engines: bool) -> None: ...
+
+
+class EngineRoom:
+    """`do` carries out effects; `check_soon` is told of every engine that has just begun to run."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        core: NodeCore,
+        runtime: NodeRuntime,
+        engines: Mapping[str, Engine],
+        books: Books,
+        clock: Clock,
+        do: Callable[[list[Effect]], None],
+        check_soon: Callable[[str], None],
+    ) -> None:
+        self._settings, self._core, self._runtime, self._engines = settings, core, runtime, engines
+        self._books, self._clock, self._do, self._check_soon = books, clock, do, check_soon
+        self.watcher = Watcher(runtime, self._booked)
+        self.launches: dict[str, LaunchSpec] = {}
+
+    async def start(self, instance: str) -> None:
+        record = self._core.records[instance]
+        began = self._clock.monotonic_s()
+
+        def progress(text: str, fraction: float | None) -> None:
+            tokens = tuple(waiter.token for waiter in record.waiters)
+            self._do([Tell(tokens, text, fraction)])
+
+        try:
+            launch = self._launch(record.assignment)
+            self.launches[instance] = launch
+            identity = await self._runtime.start(launch, progress)
+        except BastideError as error:
+            self._do(self._core.start_failed(instance, error, self._clock.now_s()))
+        except (OSError, TimeoutError) as error:
+            failed = EngineStartFailed(f"the engine could not be started: {error}")
+            self._do(self._core.start_failed(instance, failed, self._clock.now_s()))
+        else:
+            self._check_soon(instance)
+            self._do(self._core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
+
+    async def sink(self, instance: str, rung: Rung) -> None:
+        began = self._clock.monotonic_s()
+        try:
+            if rung is Rung.DEEP or self._core.records[instance].sinking_from is Rung.AWAKE:
+                if self._core.records[instance].sinking_from is not Rung.AWAKE:
+                    await self._runtime.wake(instance)  # only a running engine can save and count
+                await self.count(instance)
+            await self._runtime.sink(instance, rung)
+        except (BastideError, OSError, TimeoutError) as error:
+            if self._runtime.identity(instance) is None:
+                self._do(self._core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
+            else:
+                with contextlib.suppress(BastideError):
+                    await self._runtime.wake(instance)
+                self._do(self._core.sink_failed(instance, str(error), self._clock.now_s()))
+            return
+        if rung.has_process:
+            held = (await self._runtime.footprint(instance)).charge_bytes
+        else:
+            held = self._runtime.saved_bytes(self.launches[instance])
+        self._do(self._core.rested(instance, rung, held, self._clock.monotonic_s() - began, self._clock.now_s()))
+
+    async def wake(self, instance: str) -> None:
+        began = self._clock.monotonic_s()
+        try:
+            await self._runtime.wake(instance)
+        except (BastideError, OSError) as error:
+            await self.died(instance, str(error))
+        else:
+            self._check_soon(instance)
+            self._do(self._core.woken(instance, self._clock.monotonic_s() - began, self._clock.now_s()))
+
+    async def stop(self, instance: str) -> None:
+        if self._runtime.identity(instance) is not None:
+            with contextlib.suppress(BastideError):
+                await self._runtime.wake(instance)
+            await self.count(instance)
+            await self._runtime.stop(instance, 2.0)
+        if instance in self.launches:
+            self._runtime.forget_state(self.launches[instance])
+        self._do(self._core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
+
+    async def died(self, instance: str, reason: str) -> None:
+        self._do(self._core.died(instance, reason, self._clock.now_s()))
+
+    async def distrust(self, instance: str, reason: str) -> None:
+        await self._runtime.stop(instance, 0.0)
+        await self.died(instance, reason)
+
+    async def measure(self, instance: str) -> int:
+        footprint = await self._runtime.footprint(instance)
+        if footprint.resident_bytes:
+            self._do(self._core.measured(instance, footprint.charge_bytes, self._clock.now_s()))
+        return footprint.charge_bytes
+
+    async def count(self, instance: str) -> None:
+        """Write the engine's own count down, for the ledger to be compared with."""
+        counted = await self.watcher.count(instance)
+        record = self._core.records.get(instance)
+        if counted is not None and record is not None:
+            process, tokens = counted
+            self._books.count(record.assignment.spec, instance, process, tokens, settled=not record.leases)
+
+    def _booked(self, instance: str, cost: EngineCounters) -> None:
+        if instance in self._core.records:
+            self._books.canary(self._core.records[instance].assignment.spec, instance, cost)
+
+    def _launch(self, assignment: Assignment) -> LaunchSpec:
+        engine = self._engines["llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine]
+        return engine.launch(
+            assignment,
+            Place(
+                sockets_directory=self._settings.sockets_directory,
+                logs_directory=self._settings.logs_directory,
+                state_directory=self._settings.state_directory,
+                threads=self._settings.threads,
+                lease_s=self._settings.lease_s,
+                secret=secrets.token_urlsafe(24),
+                binary=self._settings.llama_server,
+            ),
+        )
