@@ -103,9 +103,11 @@ class Town:
                 self.process.kill()
                 self.process.wait()
         # A keeper whose agent was ended in its first moments waits for its lease; here nobody will come back for it.
-        for pid in self.processes():
+        left = self.processes()
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+        self._until(lambda: not any(map(is_there, left)), f"processes do not end: {left}")
         return time.monotonic() - began
 
     # --- asking ----------------------------------------------------------------------------------------------------
