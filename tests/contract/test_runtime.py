@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -215,5 +216,20 @@ def test_a_start_that_fails_says_what_the_engine_said(tmp_path: Path) -> None:
                 await made.runtime.start(made.launch(broken), lambda text, fraction: None)
             assert made.ended == [], "a failed start is told by its error alone"
             await made.start()
+
+    asyncio.run(main())
+
+
+def test_word_that_it_is_ready_is_heard_however_late_it_is_read(tmp_path: Path) -> None:
+    """The keeper's answer and its word that the engine is ready may be read in one go, by an agent that was busy."""
+
+    async def main() -> None:
+        async with bench("process", tmp_path) as made:
+            await made.start()
+            await made.runtime.stop(INSTANCE, 0.0)
+            # The loop is held up while the engine starts, as under load.
+            asyncio.get_running_loop().call_later(0.002, time.sleep, 0.5)
+            async with asyncio.timeout(20.0):
+                await made.start()
 
     asyncio.run(main())

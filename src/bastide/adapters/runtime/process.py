@@ -34,8 +34,9 @@ LOG_BYTES_MAX = 4 * 2**20
 
 
 class _Engine:
-    def __init__(self, launch: LaunchSpec, identity: ProcessIdentity) -> None:
-        self.launch, self.identity = launch, identity
+    def __init__(self, launch: LaunchSpec, identity: ProcessIdentity | None = None) -> None:
+        self.launch = launch
+        self.identity = identity  # None until the keeper has said which process it is
         self.ready = asyncio.Event()
         self.paged_out = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -75,13 +76,20 @@ class ProcessRuntime(Runtime):
         await self._keeper.ask("prepare", child=child)
 
     async def start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
+        if launch.instance in self._running:
+            raise EngineStartFailed(f"{launch.instance} already runs")
         reading = asyncio.create_task(self._read_ahead(launch, progress))
         try:
             _trim_log(launch.log)
             _make_private(launch.state_directory)
-            answer = await self._keeper.ask("start", launch=dataclasses.asdict(launch))
-            identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
-            engine = self._running[launch.instance] = _Engine(launch, identity)
+            # Known before it is asked for: the keeper's next words about it may be read together with its answer.
+            engine = self._running[launch.instance] = _Engine(launch)
+            try:
+                answer = await self._keeper.ask("start", launch=dataclasses.asdict(launch))
+            except BaseException:
+                self._running.pop(launch.instance, None)
+                raise
+            identity = engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
             progress("loading weights", None)
             try:
                 async with asyncio.timeout(launch.start_s_max):
@@ -155,8 +163,8 @@ class ProcessRuntime(Runtime):
     # --- what it says ----------------------------------------------------------------------------------------------
 
     async def footprint(self, instance: str) -> Footprint:
-        engine = self._running.get(instance)
-        return proc.footprint(engine.identity.pid) if engine is not None else Footprint()
+        identity = self.identity(instance)
+        return proc.footprint(identity.pid) if identity is not None else Footprint()
 
     async def counters(self, instance: str) -> EngineCounters | None:
         engine = self._one(instance)
@@ -306,7 +314,7 @@ class ProcessRuntime(Runtime):
             engine.ready.set()
         elif news["event"] == "paged out":
             engine.paged_out.set()
-        elif news["event"] == "died" and news["pid"] == engine.identity.pid:
+        elif news["event"] == "died" and (engine.identity is None or news["pid"] == engine.identity.pid):
             self._ended(news["instance"], news["reason"])
 
     def _ended(self, instance: str, reason: str) -> None:
