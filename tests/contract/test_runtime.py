@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bastide.adapters.runtime import proc
 from bastide.adapters.runtime.memory import MemoryRuntime
 from bastide.adapters.runtime.process import ProcessRuntime
 from bastide.agent.service import NodeRuntime
@@ -128,8 +129,9 @@ def test_light_gives_memory_back_and_wakes_to_the_same_answers(on: Callable[[Tes
         await b.start()
         before, held = (await b.runtime.canary(INSTANCE))[0], await b.runtime.footprint(INSTANCE)
         await b.runtime.sink(INSTANCE, Rung.LIGHT)
-        # Without swap only pages of files can go; with it, nearly everything does.
-        assert (await b.runtime.footprint(INSTANCE)).resident_bytes < held.resident_bytes
+        # Without swap only pages of files that nobody else maps can go, which may be none; with it, nearly everything.
+        if proc.swap_areas() or isinstance(b.runtime, MemoryRuntime):
+            assert (await b.runtime.footprint(INSTANCE)).resident_bytes < held.resident_bytes // 2
         await b.runtime.wake(INSTANCE)
         assert (await b.runtime.canary(INSTANCE))[0] == before
 
