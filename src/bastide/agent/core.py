@@ -187,12 +187,18 @@ class NodeCore(Moves):
         record = self.records.get(instance)
         if record is None or record.phase is not Phase.WAKING:
             return self._flush()
-        self.costs.learn(record.assignment.weights, record.woke_from, wake_s=took_s)
+        if record.woke_from is not Rung.LIGHT:  # its pages come back as they are touched: see EngineRoom._rehearse
+            self.costs.learn(record.assignment.weights, record.woke_from, wake_s=took_s)
         self._awake(record, f"woken from {record.woke_from.value} in {format_duration(took_s)}", now_s)
         return self._pump(now_s)
 
-    def rested(self, instance: str, rung: Rung, held_bytes: int, took_s: float, now_s: float) -> list[Effect]:
-        """A SinkEngine or StopEngine is done; `rung` is where it really rests, `held_bytes` what it still holds."""
+    def rested(
+        self, instance: str, rung: Rung, held_bytes: int, took_s: float, now_s: float, wake_s: float | None = None
+    ) -> list[Effect]:
+        """A SinkEngine or StopEngine is done; `rung` is where it really rests, `held_bytes` what it still holds.
+
+        `wake_s`: what waking from there was seen to cost, where that was tried.
+        """
         record = self.records.get(instance)
         if record is None or record.phase not in (Phase.SINKING, Phase.STOPPING):
             return self._flush()
@@ -208,7 +214,7 @@ class NodeCore(Moves):
         if was_sinking:
             record.failures = 0  # it lived until it was put to sleep
         if was_sinking and rung is not Rung.OFF:
-            self.costs.learn(record.assignment.weights, rung, sink_s=took_s, held_bytes=held_bytes)
+            self.costs.learn(record.assignment.weights, rung, wake_s=wake_s, sink_s=took_s, held_bytes=held_bytes)
             self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
         self._out.append(Changed(instance))
         if record.removing:

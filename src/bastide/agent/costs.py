@@ -28,6 +28,11 @@ class CostBook:
         fact = self._facts.get((weights.sha256, Rung.AWAKE)) if weights is not None else None
         return fact.held_bytes if fact is not None and fact.held_bytes else None
 
+    def knows_wake(self, weights: WeightFile | None, rung: Rung) -> bool:
+        """Whether waking these weights from `rung` was ever measured on this machine."""
+        fact = self._facts.get((weights.sha256, rung)) if weights is not None else None
+        return fact is not None and fact.wake_s > 0
+
     def cost(self, weights: WeightFile | None, awake_bytes: int, rung: Rung) -> RungCost:
         """Bytes held on `rung` and seconds to wake from it, for an instance that holds `awake_bytes` awake."""
         fact = self._facts.get((weights.sha256, rung)) if weights is not None else None

@@ -15,7 +15,7 @@ from bastide.agent.core import NodeCore
 from bastide.agent.effects import Effect, Tell
 from bastide.agent.settings import AgentSettings
 from bastide.agent.watch import Watcher
-from bastide.domain.errors import BastideError, EngineStartFailed
+from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity
 from bastide.domain.lifecycle import Rung
 from bastide.engines.port import Engine, Place
@@ -80,6 +80,7 @@ class EngineRoom:
                     await self._runtime.wake(instance)  # only a running engine can save and count
                 await self.count(instance)
             await self._runtime.sink(instance, rung)
+            wake_s = await self._rehearse(instance) if rung is Rung.LIGHT else None
         except (BastideError, OSError, TimeoutError) as error:
             if self._runtime.identity(instance) is None:
                 self._do(self._core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
@@ -92,7 +93,26 @@ class EngineRoom:
             held = (await self._runtime.footprint(instance)).charge_bytes
         else:
             held = self._runtime.saved_bytes(self.launches[instance])
-        self._do(self._core.rested(instance, rung, held, self._clock.monotonic_s() - began, self._clock.now_s()))
+        took_s = self._clock.monotonic_s() - began
+        self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s))
+
+    async def _rehearse(self, instance: str) -> float | None:
+        """The first time that a model is paged out here: wake it at once, to learn what that truly costs.
+
+        A process goes on in a millisecond, but its pages come back as they are touched: a canary right after waking,
+        less the same canary again, is the cost that policy must know. None where it is known already.
+        """
+        if self._core.costs.knows_wake(self._core.records[instance].assignment.weights, Rung.LIGHT):
+            return None
+        times_s = [self._clock.monotonic_s()]
+        await self._runtime.wake(instance)
+        for _ in range(2):
+            wrong = await self.watcher.canary(instance)
+            if wrong is not None:
+                raise EngineGarbage(f"paged in again, {wrong}")
+            times_s.append(self._clock.monotonic_s())
+        await self._runtime.sink(instance, Rung.LIGHT)
+        return max(0.001, times_s[1] - times_s[0] - (times_s[2] - times_s[1]))
 
     async def wake(self, instance: str) -> None:
         began = self._clock.monotonic_s()

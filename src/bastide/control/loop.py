@@ -368,7 +368,9 @@ class ControlLoop:
         except Exception as error:
             # A fault of ours must end the rollout: fetched again at once, it would keep a core busy for ever.
             _log.exception("weights of %s", url)
-            self._fail_all_of(url, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}")
+            self._fail_all_of(
+                url, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}"
+            )
         finally:
             self._fetching.discard(url)
             self.hint()

@@ -107,6 +107,12 @@ def _agent(launch: Launch, places: Places) -> None:
 def _control(launch: Launch, places: Places) -> None:
     import uvicorn
 
+    class _QuietServer(uvicorn.Server):
+        """Without its clock: it looks ten times a second whether to end, and here it is cancelled instead."""
+
+        async def main_loop(self) -> None:
+            await asyncio.Event().wait()
+
     from bastide.adapters.clock import SystemClock
     from bastide.adapters.journal.file import FileJournalReader
     from bastide.adapters.link.unix import connect, serve
@@ -143,9 +149,9 @@ def _control(launch: Launch, places: Places) -> None:
             os.unlink(settings.http_socket)
         config = uvicorn.Config(
             application(control), uds=settings.http_socket, log_level="warning", access_log=False, lifespan="off",
-            loop="none", timeout_graceful_shutdown=2,
+            loop="none", timeout_graceful_shutdown=2, date_header=False,
         )  # fmt: skip
-        server = uvicorn.Server(config)
+        server = _QuietServer(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
 
         async def work() -> None:
@@ -185,9 +191,19 @@ async def _until_told(work: object) -> None:
 
 
 async def _orphaned() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110  nothing tells a process that its parent ended
-        await asyncio.sleep(1.0)
+    """Return ORPHAN_S after the supervisor has ended. While it lives no clock runs, where the kernel can tell."""
+    parent, gone, loop = os.getppid(), asyncio.Event(), asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(parent)  # becomes readable when it ends
+    except OSError:
+        while os.getppid() == parent:  # noqa: ASYNC110  nothing tells here that a parent ended
+            await asyncio.sleep(1.0)
+    else:
+        loop.add_reader(descriptor, gone.set)
+        if os.getppid() == parent:
+            await gone.wait()
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
     logging.warning("the supervisor is gone; ending in %g s unless replaced", ORPHAN_S)
     await asyncio.sleep(ORPHAN_S)
 
