@@ -35,15 +35,23 @@ class House:
         self.places = Places(data)
         self.client = Client.discover(data)
 
-    def deploy(self, text: str) -> None:
-        """Declare, and wait until every service is ready. Raises RuntimeError with the reason of the first that failed."""
+    def deploy(self, text: str) -> list[float]:
+        """Declare, and wait until every service is ready. Raises RuntimeError with the reason of the first that failed.
+
+        Returns when each was seen to be ready, in seconds from the beginning.
+        """
+        began_s = time.perf_counter()
+        ready_s: dict[str, float] = {}
         names = [service["name"] for service in self.client.deploy(text)["services"]]
         last: dict[str, Any] = {}
         for line in self.client.progress(names):
             last[line["name"]] = line
+            if line["phase"] not in ("deploying", "pending"):
+                ready_s.setdefault(line["name"], time.perf_counter() - began_s)
         for line in last.values():
             if line["failed"] or not line["done"]:
                 raise RuntimeError(f"{line['name']} was not deployed: {line['reason']}")
+        return sorted(ready_s.values())
 
     def line(self) -> Stream:
         """A new connection to the gateway."""

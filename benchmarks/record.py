@@ -91,8 +91,10 @@ def machine() -> str:
 
 
 def _public(words: list[str]) -> list[str]:
-    # Where the work was done is nobody's business, and differs everywhere.
-    return ["DIR" if index and words[index - 1] in ("--work", "--out") else word for index, word in enumerate(words)]
+    """Without where it was written to; where the work was done differs everywhere."""
+    pairs = list(zip(["", *words], words, strict=False))
+    kept = [("DIR" if before == "--work" else word) for before, word in pairs if "--out" not in (before, word)]
+    return kept
 
 
 def arguments(docstring: str | None) -> argparse.ArgumentParser:

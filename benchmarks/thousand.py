@@ -39,10 +39,11 @@ def deploy(town: House, text: str) -> dict[str, Any]:
     own = town.processes()
     before = {role: exact_cpu_s(pid) for role, pid in own.items()}
     began_s = time.perf_counter()
-    town.deploy(text)
+    ready_s = town.deploy(text)
     took_s = time.perf_counter() - began_s
     return {
         "deploy_s": round(took_s, 1),
+        "each_hundredth_ready_s": [round(at_s, 1) for at_s in ready_s[::100]],
         "deploy_cpu_s": {role: round(exact_cpu_s(pid) - before[role], 1) for role, pid in own.items()},
     }
 
