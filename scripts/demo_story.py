@@ -5,7 +5,6 @@ Must never print a figure it did not measure, nor go on where one does not add u
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,10 @@ from typing import Any
 import openai
 from demo_paper import Paper
 from demo_talk import CAPITAL, STORY, Talk, Told, prices_of
-from demo_town import ROOT, Broken, Town, is_there, resident_bytes, share_bytes
+from demo_town import ROOM, ROOT, Broken, Town, is_there, resident_bytes, share_bytes
 
 from bastide.domain.errors import Conflict, Unavailable
-from bastide.domain.units import format_bytes, format_duration, format_money
+from bastide.domain.units import format_bytes, format_duration, format_money, parse_bytes
 
 ROUNDS = 7
 MODELS = ("chat", "exact", "small")
@@ -142,21 +141,10 @@ class Story:
 
     def three_models(self) -> None:
         self.paper.chapter("Three models, room for two")
-        self.paper.quiet("bastide deploy examples/three.yaml; each is asked once, to see what it holds")
-        self.town.command("deploy", "examples/three.yaml")
-        alone = {name: self._held_alone(name) for name in MODELS}
-        together = self._held_together()
-        two = sum(sorted(alone.values())[1:])
-        budget_bytes = (two + together) // 2
-        self.paper.say(
-            "Alone each holds " + ", ".join(f"{format_bytes(size)} ({name})" for name, size in alone.items())
-        )
-        self.paper.say(f"of its own and its share of what is shared; all three together {format_bytes(together)}.")
-        self.town.start_again(budget_bytes)
-        self.paper.say(
-            f"Bastide is ended and started again with {format_bytes(budget_bytes)} for models: room for two."
-        )
+        self.paper.quiet("bastide deploy examples/three.yaml: each declares 40 MiB (resources.memory)")
         began_at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        self.town.command("deploy", "examples/three.yaml")
+        self.paper.say(f"There are {ROOM} for models: room for two.")
         rows = []
         for name in (*MODELS, MODELS[0]):
             answer = self.talk.ask(name, CAPITAL)
@@ -165,7 +153,7 @@ class Story:
         self.paper.quiet(
             "Who has just come keeps its place for a second, so that two models can't thrash; the next waits."
         )
-        self._who_holds_memory(budget_bytes)
+        self._who_holds_memory()
         gave_way = [
             (decision["at"], name, decision["reason"])
             for name in MODELS
@@ -173,26 +161,13 @@ class Story:
             if decision["what"] == "give way" and decision["at"] >= began_at
         ]
         if not gave_way:
-            raise Broken(f"three models fitted into {format_bytes(budget_bytes)}: none gave way")
+            raise Broken(f"three models fitted into {ROOM}: none gave way")
         at, name, reason = max(gave_way)
         self.paper.say(f"Why, in Bastide's own words (bastide why {name}):")
         self.paper.quiet(f"{at[11:19]}  {name}  give way  {reason}")
 
-    def _held_alone(self, name: str) -> int:
-        """What a model holds awake while the others sleep, in bytes: its PSS, from /proc."""
-        for other, instance in self.town.instances().items():
-            if other != name and instance["phase"] == "awake":
-                with contextlib.suppress(Conflict):  # it may have stepped down by itself
-                    self._sleep(name=other)
-        self.talk.ask(name, CAPITAL)
-        return share_bytes(self.town.awake_pid(name))
-
-    def _held_together(self) -> int:
-        for name in MODELS:
-            self.talk.ask(name, CAPITAL)
-        return sum(share_bytes(self.town.awake_pid(name)) for name in MODELS)
-
-    def _who_holds_memory(self, budget_bytes: int) -> None:
+    def _who_holds_memory(self) -> None:
+        budget_bytes = parse_bytes(ROOM)
         instances = self.town.instances()
         living = [name for name, instance in instances.items() if resident_bytes(instance["pid"])]
         charged = sum(instance["memory_bytes"] for instance in instances.values())

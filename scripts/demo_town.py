@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
 DATA = HOME / "data"
 BASTIDE = Path(sys.executable).with_name("bastide")
-PLENTY = "512MiB"  # for models, until the story makes it scarce
+ROOM = "100MiB"  # for models: of those that declare 40 MiB each, two fit
 WAIT_S_MAX = 60.0
 PR_SET_PDEATHSIG = 1
 
@@ -55,7 +55,7 @@ class Town:
             raise Broken("a demo runs here already; use that one, or end it with Ctrl-C") from None
         # An earlier demo may have been killed a moment ago: its Bastide is told by the kernel, and is on its way out.
         self._until(lambda: not _is_locked(DATA / "lock"), "an earlier demo's Bastide does not end")
-        self._start(PLENTY)
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,14 +63,8 @@ class Town:
         if self._lock is not None:
             self._lock.close()
 
-    def start_again(self, budget_bytes: int) -> None:
-        """End it in order and start it with another memory budget, at the same address."""
-        self.listen = self.client().url.partition("://")[2]
-        self.end()
-        self._start(str(budget_bytes))
-
-    def _start(self, memory: str) -> None:
-        command = [str(BASTIDE), "up", "--data", str(DATA), "--listen", self.listen, "--memory", memory]
+    def _start(self) -> None:
+        command = [str(BASTIDE), "up", "--data", str(DATA), "--listen", self.listen, "--memory", ROOM]
         began = time.monotonic()
         with open(HOME / "up.log", "wb") as log:
             self.process = subprocess.Popen(

@@ -36,6 +36,9 @@ RESTED = {
 }
 
 
+SHRINK = 0.95
+
+
 class NodeCore(Moves):
     """All instances of one node. Not thread-safe: one caller at a time."""
 
@@ -45,7 +48,8 @@ class NodeCore(Moves):
         """Take on an instance, or its changed settings. `estimate_bytes`: what it will hold awake, until measured."""
         record = self.records.get(assignment.instance)
         if record is None:
-            awake_bytes = self.costs.awake_bytes(assignment.weights) or estimate_bytes
+            known_bytes = self.costs.awake_bytes(assignment.weights) or estimate_bytes
+            awake_bytes = max(known_bytes, assignment.spec.resources.memory_bytes or 0)
             record = Record(assignment, since_s=now_s, spent_since_s=now_s, awake_bytes=awake_bytes)
             self.records[assignment.instance] = record
             self._out.append(Changed(assignment.instance))
@@ -268,9 +272,11 @@ class NodeCore(Moves):
         record = self.records.get(instance)
         if record is not None and record.phase is Phase.AWAKE:
             record.held_bytes = held_bytes
-            record.awake_bytes = max(held_bytes, record.assignment.spec.resources.memory_bytes or 0)
+            # What is shared weighs less while others share it: a smaller measurement is believed only little by little.
+            before = int(SHRINK * record.awake_bytes) if record.measured else 0
+            record.awake_bytes = max(held_bytes, before, record.assignment.spec.resources.memory_bytes or 0)
             record.measured = True
-            self.costs.learn(record.assignment.weights, Rung.AWAKE, held_bytes=held_bytes)
+            self.costs.learn(record.assignment.weights, Rung.AWAKE, held_bytes=record.awake_bytes)
             self._plan_sleep(record)
             self._schedule(record)
             self._out.append(Changed(instance))
@@ -278,7 +284,10 @@ class NodeCore(Moves):
         return self._pump(now_s)
 
     def sleep(self, instance: str, rung: Rung, now_s: float) -> list[Effect]:
-        """A person asks for a step down. Raises Conflict where requests are in flight, NotFound where it is unknown."""
+        """A person asks for a step down; the gateways say whether they are busy, for their notes are up to a second old.
+
+        Raises Conflict where it may not sleep, NotFound where it is unknown.
+        """
         record = self.records.get(instance)
         if record is None:
             raise NotFound(f"this node has no instance {instance}")
@@ -291,10 +300,6 @@ class NodeCore(Moves):
             raise Conflict(
                 f"{instance} is among the least replicas of {record.assignment.spec.name}, which stay awake; "
                 "`bastide scale` it to 0..N first"
-            )
-        if record.flying:
-            raise Conflict(
-                f"{instance} has {record.flying} request(s) in flight; a busy instance is never put to sleep"
             )
         if record.phase.rung is not None and record.phase.rung.depth >= rung.depth:
             return self._flush()

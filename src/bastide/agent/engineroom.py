@@ -5,6 +5,7 @@ Owns the launches of this node's engines. It decides nothing and waits for nobod
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from bastide.agent.settings import AgentSettings
 from bastide.agent.watch import Watcher
 from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity
-from bastide.domain.lifecycle import Rung
+from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine, Place
 from bastide.ports.clock import Clock
 from bastide.ports.runtime import Runtime
@@ -50,6 +51,7 @@ class EngineRoom:
         self._books, self._clock, self._do, self._check_soon = books, clock, do, check_soon
         self.watcher = Watcher(runtime, self._booked)
         self.launches: dict[str, LaunchSpec] = {}
+        self._quiet: dict[str, asyncio.Lock] = {}
 
     async def start(self, instance: str) -> None:
         record = self._core.records[instance]
@@ -72,7 +74,23 @@ class EngineRoom:
             self._check_soon(instance)
             self._do(self._core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
 
+    async def check(self, instance: str) -> str | None:
+        """Ask its canary, unless it is no longer awake. Returns what is wrong, or None."""
+        async with self._alone(instance):
+            record = self._core.records.get(instance)
+            if record is None or record.phase is not Phase.AWAKE:
+                return None
+            return await self.watcher.canary(instance)
+
+    def _alone(self, instance: str) -> asyncio.Lock:
+        """A canary and a step down never overlap: what the one costs would be missing in the other's last count."""
+        return self._quiet.setdefault(instance, asyncio.Lock())
+
     async def sink(self, instance: str, rung: Rung) -> None:
+        async with self._alone(instance):
+            await self._sink(instance, rung)
+
+    async def _sink(self, instance: str, rung: Rung) -> None:
         began = self._clock.monotonic_s()
         try:
             if rung is Rung.DEEP or self._core.records[instance].sinking_from is Rung.AWAKE:
@@ -125,11 +143,13 @@ class EngineRoom:
             self._do(self._core.woken(instance, self._clock.monotonic_s() - began, self._clock.now_s()))
 
     async def stop(self, instance: str) -> None:
-        if self._runtime.identity(instance) is not None:
-            with contextlib.suppress(BastideError):
-                await self._runtime.wake(instance)
-            await self.count(instance)
-            await self._runtime.stop(instance, 2.0)
+        async with self._alone(instance):
+            if self._runtime.identity(instance) is not None:
+                with contextlib.suppress(BastideError):
+                    await self._runtime.wake(instance)
+                await self.count(instance)
+                await self._runtime.stop(instance, 2.0)
+        self._quiet.pop(instance, None)
         if instance in self.launches:
             self._runtime.forget_state(self.launches[instance])
         self._do(self._core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))

@@ -38,7 +38,7 @@ from bastide.agent.kept import Kept
 from bastide.agent.moves import NodeSettings
 from bastide.agent.settings import AgentSettings
 from bastide.domain.decisions import Decision
-from bastide.domain.errors import BastideError, EngineStartFailed, InvalidRequest, NotFound, Unavailable
+from bastide.domain.errors import BastideError, Conflict, EngineStartFailed, InvalidRequest, NotFound, Unavailable
 from bastide.domain.instances import Assignment, RungFact
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine
@@ -179,7 +179,7 @@ class AgentService:
         instance = str(body["instance"])
         record = self.core.records.get(instance)
         if record is not None and record.phase is Phase.AWAKE:
-            wrong = await self._room.watcher.canary(instance)
+            wrong = await self._room.check(instance)
             if wrong is not None and record.phase is Phase.AWAKE:
                 await self._room.distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
         return {}
@@ -209,7 +209,7 @@ class AgentService:
         self._do(self.core.forgive(instance, self._clock.now_s()))
         grant = await self._acquire(instance, None, note)
         note({"text": "asking its canary", "fraction": None})
-        wrong = await self._room.watcher.canary(instance)
+        wrong = await self._room.check(instance)
         if wrong is not None:
             await self._room.distrust(instance, wrong)
             raise EngineStartFailed(f"{instance} started, but {wrong}")
@@ -235,6 +235,10 @@ class AgentService:
             await self._rethink.wait()
         if record is None:
             raise NotFound(f"{instance} went away")
+        if record.phase is Phase.AWAKE and record.flying:
+            raise Conflict(
+                f"{instance} has {record.flying} request(s) in flight; a busy instance is never put to sleep"
+            )
         if record.phase.rung is None or record.phase.rung is Rung.AWAKE:
             raise Unavailable(f"{instance} did not go to sleep: {record.reason}", retry_after_s=2.0)
         return {
@@ -373,7 +377,7 @@ class AgentService:
                     self._unchecked.pop(instance, None)
                 elif record.flying == 0 and now_s - record.last_used_s >= CHECK_AFTER_IDLE_S and not record.asked:
                     self._unchecked.pop(instance, None)
-                    wrong = await self._room.watcher.canary(instance)
+                    wrong = await self._room.check(instance)
                     if wrong is not None and record.phase is Phase.AWAKE and not record.flying:
                         await self._room.distrust(instance, wrong)
                         continue
@@ -390,8 +394,8 @@ class AgentService:
 
     async def _report_forever(self) -> None:
         while True:
+            await asyncio.sleep(REPORT_S)  # the first change is told at once, those that follow together
             await self._changed.wait()
-            await asyncio.sleep(REPORT_S)
             self._changed.clear()
             if not self._controls:
                 continue
