@@ -21,6 +21,7 @@ from bastide.domain.units import format_bytes, format_duration, format_money, pa
 
 ROUNDS = 7
 MODELS = ("chat", "exact", "small")
+RESTING = ("awake", "frozen", "light", "deep", "off")
 COUNTS = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_pico")
 DEEP_MEANS = "the process ends, its prompt cache is kept in memory, its weights in the page cache"
 
@@ -168,6 +169,8 @@ class Story:
 
     def _who_holds_memory(self) -> None:
         budget_bytes = parse_bytes(ROOM)
+        # Whoever was on the move a moment ago has come to rest first.
+        self.town.until(lambda: all(i["phase"] in RESTING for i in self.town.instances().values()), "nobody comes to rest")
         instances = self.town.instances()
         living = [name for name, instance in instances.items() if resident_bytes(instance["pid"])]
         charged = sum(instance["memory_bytes"] for instance in instances.values())

@@ -54,7 +54,7 @@ class Town:
         except BlockingIOError:
             raise Broken("a demo runs here already; use that one, or end it with Ctrl-C") from None
         # An earlier demo may have been killed a moment ago: its Bastide is told by the kernel, and is on its way out.
-        self._until(lambda: not _is_locked(DATA / "lock"), "an earlier demo's Bastide does not end")
+        self.until(lambda: not _is_locked(DATA / "lock"), "an earlier demo's Bastide does not end")
         self._start()
         return self
 
@@ -76,7 +76,7 @@ class Town:
                 start_new_session=True,  # Ctrl-C is for the demo, which then ends this one in order
                 preexec_fn=_end_with_parent,
             )
-        self._until(self._is_ready, "Bastide was not ready in time; see .demo/up.log")
+        self.until(self._is_ready, "Bastide was not ready in time; see .demo/up.log")
         self.ready_s = time.monotonic() - began
 
     def _is_ready(self) -> bool:
@@ -101,7 +101,7 @@ class Town:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        self._until(lambda: not any(map(is_there, left)), f"processes do not end: {left}")
+        self.until(lambda: not any(map(is_there, left)), f"processes do not end: {left}")
         return time.monotonic() - began
 
     # --- asking ----------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Town:
         for service in client.services()["services"]:
             with contextlib.suppress(BastideError):
                 client.remove(service["name"])
-        self._until(lambda: not client.services()["services"], "services of an earlier demo do not go")
+        self.until(lambda: not client.services()["services"], "services of an earlier demo do not go")
         for key in client.keys()["keys"]:
             if key["name"] == "demo" and key["state"] == "live":
                 client.revoke_key(key["id"])
@@ -142,7 +142,7 @@ class Town:
             found[:] = [instance["pid"] or 0]
             return instance["phase"] == "awake" and resident_bytes(found[0]) > 0
 
-        self._until(is_shown, f"{name} is not shown to be awake")
+        self.until(is_shown, f"{name} is not shown to be awake")
         return found[0]
 
     def rungs(self) -> list[dict[str, str]]:
@@ -173,7 +173,7 @@ class Town:
                 waiting.extend(children.get(pid, ()))
         return list(found)
 
-    def _until(self, is_so: Any, otherwise: str) -> None:
+    def until(self, is_so: Any, otherwise: str) -> None:
         deadline = time.monotonic() + WAIT_S_MAX
         while not is_so():
             if time.monotonic() > deadline:
