@@ -34,10 +34,12 @@ class Bench:
     def __init__(self, runtime: NodeRuntime, folder: Path) -> None:
         self.runtime, self.folder = runtime, folder
         self.ended: list[tuple[str, str]] = []
+        self.faults: list[bool] = []
         self.changed = asyncio.Event()
         runtime.watch(self._died)
 
-    async def _died(self, instance: str, reason: str) -> None:
+    async def _died(self, instance: str, reason: str, own_fault: bool) -> None:
+        self.faults.append(own_fault)
         self.ended.append((instance, reason))
         self.changed.set()
 
@@ -233,5 +235,46 @@ def test_word_that_it_is_ready_is_heard_however_late_it_is_read(tmp_path: Path) 
             asyncio.get_running_loop().call_later(0.002, time.sleep, 0.5)
             async with asyncio.timeout(20.0):
                 await made.start()
+
+    asyncio.run(main())
+
+
+def _keeper(b: Bench) -> int:
+    identity = b.runtime.identity(INSTANCE)
+    assert identity is not None
+    return int(Path(f"/proc/{identity.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("when", ["before it is asked", "while the engine loads"])
+def test_a_start_outlives_its_keeper(tmp_path: Path, when: str) -> None:
+    """One clean retry with another keeper: nobody hears of it."""
+
+    async def main() -> None:
+        async with bench("process", tmp_path) as made:
+            await made.start()
+            keepers = [_keeper(made)]
+            await made.runtime.stop(INSTANCE, 0.0)
+
+            def kill(text: str, fraction: float | None) -> None:
+                if keepers and text == "loading weights":
+                    os.kill(keepers.pop(), signal.SIGKILL)
+
+            if when == "before it is asked":
+                kill("loading weights", None)
+            await made.runtime.start(made.launch(), kill)
+            assert not keepers and (await made.runtime.canary(INSTANCE))[0]
+            assert made.ended == []
+
+    asyncio.run(main())
+
+
+def test_an_end_with_the_keeper_is_no_fault_of_the_engine(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with bench("process", tmp_path) as made:
+            await made.start()
+            os.kill(_keeper(made), signal.SIGKILL)
+            await made.changed.wait()
+            assert [(instance, "with its keeper" in reason) for instance, reason in made.ended] == [(INSTANCE, True)]
+            assert made.faults == [False]
 
     asyncio.run(main())

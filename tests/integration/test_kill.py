@@ -176,6 +176,14 @@ def test_it_ends_quickly_and_leaves_nothing(make_house: Callable[..., House]) ->
     assert "Paris" in house.ask(CAPITAL), "what was declared is there again"
 
 
+def test_told_to_end_while_it_has_no_agent_it_leaves_nothing(house: House) -> None:
+    engine = house.instance()["pid"]
+    keeper = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
+    house.kill(house.pid("agent"))
+    assert house.end() == 0
+    assert not alive(engine) and not alive(keeper)
+
+
 def test_many_requests_while_everything_dies(house: House) -> None:
     """Nobody loses an answer that was promised: each request is answered, or told an error of ours."""
     wrong: list[str] = []

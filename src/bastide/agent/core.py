@@ -247,8 +247,8 @@ class NodeCore(Moves):
         self._schedule(record)
         return self._pump(now_s)
 
-    def died(self, instance: str, reason: str, now_s: float) -> list[Effect]:
-        """A process ended by itself."""
+    def died(self, instance: str, reason: str, now_s: float, *, own_fault: bool = True) -> list[Effect]:
+        """A process ended by itself. Not `own_fault`: what ran it ended, which says nothing about its next start."""
         record = self.records.get(instance)
         if record is None or record.phase in (Phase.OFF, Phase.DEEP, Phase.FAILED):
             return self._flush()
@@ -264,7 +264,7 @@ class NodeCore(Moves):
         elif record.phase is Phase.STOPPING or (record.phase is Phase.SINKING and record.removing):
             return self.rested(instance, Rung.OFF, 0, 0.0, now_s)
         elif record.phase is not Phase.STARTING:  # a start that dies is told by start_failed
-            self._fail(record, reason, now_s)
+            self._fail(record, reason, now_s, own_fault=own_fault)
         return self._pump(now_s)
 
     def measured(self, instance: str, held_bytes: int, now_s: float) -> list[Effect]:

@@ -154,8 +154,8 @@ class EngineRoom:
             self._runtime.forget_state(self.launches[instance])
         self._do(self._core.rested(instance, Rung.OFF, 0, 0.0, self._clock.now_s()))
 
-    async def died(self, instance: str, reason: str) -> None:
-        self._do(self._core.died(instance, reason, self._clock.now_s()))
+    async def died(self, instance: str, reason: str, own_fault: bool = True) -> None:
+        self._do(self._core.died(instance, reason, self._clock.now_s(), own_fault=own_fault))
 
     async def distrust(self, instance: str, reason: str) -> None:
         await self._runtime.stop(instance, 0.0)

@@ -124,10 +124,11 @@ class Moves:
         self._plan_sleep(record)
         self._schedule(record)
 
-    def _fail(self, record: Record, reason: str, now_s: float) -> None:
+    def _fail(self, record: Record, reason: str, now_s: float, *, own_fault: bool = True) -> None:
         self._spend(record, now_s)
         stable = record.phase is Phase.AWAKE and now_s - record.resident_since_s > backoff.STABLE_S
-        record.failures = 1 if stable else record.failures + 1
+        if own_fault:
+            record.failures = 1 if stable else record.failures + 1
         lost = tuple(sorted(set(record.leases) | record.asked))
         record.leases.clear()
         record.asked.clear()
@@ -140,15 +141,15 @@ class Moves:
             self._out.append(Lost(lost, record.instance, reason))
         gives_up = record.failures >= backoff.CRASHES_MAX
         wait_s = backoff.delay_s(record.failures)
-        record.retry_at_s = now_s if record.failures == 1 else now_s + wait_s
+        record.retry_at_s = now_s if record.failures <= 1 or not own_fault else now_s + wait_s
         self._decide(
             record,
             "give up" if gives_up else "back off",
-            f"failed {record.failures} time(s): {reason}",
+            f"failed {record.failures} time(s): {reason}" if own_fault else reason,
             now_s,
             failures=record.failures,
         )
-        if record.failures >= 2:
+        if record.failures >= 2 and own_fault:
             for waiter in record.waiters:
                 self._out.append(Refuse(waiter.token, EngineStartFailed(reason, retry_after_s=wait_s)))
             record.waiters.clear()

@@ -50,6 +50,6 @@ class Runtime(Protocol):
         """The end of its log."""
         ...
 
-    def watch(self, died: Callable[[str, str], Awaitable[None]]) -> None:
-        """Call `died(instance, reason)` whenever a process ends by itself."""
+    def watch(self, died: Callable[[str, str, bool], Awaitable[None]]) -> None:
+        """Call `died(instance, reason, own_fault)` whenever a process ends by itself, or what ran it ends (no own fault)."""
         ...

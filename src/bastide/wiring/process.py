@@ -90,14 +90,21 @@ def _agent(launch: Launch, places: Places) -> None:
         runtime = ProcessRuntime(places.keeper_socket, known)
         journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
         service = AgentService(settings, runtime, known, journal, SystemClock())
-        await service.recover()
-        server = await serve(settings.socket, service.handle, service.came, service.left)
-        try:
+        server: asyncio.Server | None = None
+
+        async def work() -> None:
+            nonlocal server
+            await service.recover()
+            server = await serve(settings.socket, service.handle, service.came, service.left)
             if not launch.llama_server:
                 await runtime.warm("xllamacpp")
-            await _until_told(service.run())
+            await service.run()
+
+        try:
+            await _until_told(work())  # told in its first moments too it ends in order
         finally:
-            server.close()
+            if server is not None:
+                server.close()
             # Engines live on when this process is killed; told to end, it takes them with it.
             await service.close(end_engines=True)
 

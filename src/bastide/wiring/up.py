@@ -251,6 +251,8 @@ class Supervisor:
                     running.kill()
                     running.wait()
         if self._listener is not None:
+            _end_keeper(self.places.keeper_socket)
+        if self._listener is not None:
             self._listener.close()
             self.places.running.unlink(missing_ok=True)
         if self._lock is not None:
@@ -283,6 +285,16 @@ def _answers(socket_path: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def _end_keeper(socket_path: str) -> None:
+    """An agent ends its keeper itself; one that was killed, or not ready yet, could not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line, contextlib.suppress(OSError):
+        line.settimeout(STOP_S_MAX)
+        line.connect(socket_path)
+        line.sendall(b'{"n":0,"op":"quit"}\n')
+        while line.recv(4096):
+            pass
 
 
 def read_running(places: Places) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ import time
 from types import ModuleType
 from typing import Any
 
+LOCK_S_MAX = 2.0
 PR_SET_PDEATHSIG = 1
 MADV_PAGEOUT = 21
 SYS_PIDFD_OPEN = 434
@@ -96,7 +97,7 @@ def page_out_other(pid: int) -> str | None:
         os.close(handle)
 
 
-def become_engine(launch: dict[str, Any], module: ModuleType | None, events: int, orders: int) -> None:
+def become_engine(launch: dict[str, Any], module: ModuleType | None, events: int, orders: int, keeper: int) -> None:
     """In the fork: leave everything of the keeper behind, then be the engine. Never returns."""
     code = 70
     try:
@@ -104,6 +105,8 @@ def become_engine(launch: dict[str, Any], module: ModuleType | None, events: int
         for inherited in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(inherited, signal.SIG_DFL)
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != keeper:
+            os._exit(code)  # it ended before the kernel was asked to end us with it
         os.setsid()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
@@ -283,9 +286,10 @@ class Keeper:
         module = self.module(launch["child"]) if launch["child"] else None
         event_read, event_write = os.pipe2(os.O_CLOEXEC)
         order_read, order_write = os.pipe2(os.O_CLOEXEC)
+        keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            become_engine(launch, module, event_write, order_read)
+            become_engine(launch, module, event_write, order_read, keeper)
         os.close(event_write)
         os.close(order_read)
         child = Child(launch, pid, event_read, order_write)
@@ -349,10 +353,16 @@ class Keeper:
 def main() -> None:
     path, *libraries = sys.argv[1:]
     lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit("another keeper already serves here")
+    deadline = time.monotonic() + LOCK_S_MAX
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            # Held for a moment more by an engine that a killed keeper had only just forked.
+            if time.monotonic() > deadline:
+                sys.exit("another keeper already serves here")
+            time.sleep(0.002)
     Keeper(path, libraries).run()
 
 

@@ -19,6 +19,10 @@ KEEPER = Path(__file__).with_name("keeper.py")
 START_S_MAX = 10.0
 
 
+class KeeperGone(EngineStartFailed):
+    """The keeper ended before it answered, and its engines with it: another may be asked."""
+
+
 class KeeperLink:
     """One line to one keeper. `news` is called with every event it tells, `{"event": "died", "instance": …}`."""
 
@@ -40,7 +44,7 @@ class KeeperLink:
         return True
 
     async def ask(self, operation: str, **rest: Any) -> dict[str, Any]:
-        """Ask and wait. Raises EngineStartFailed where the keeper can't be had or refuses."""
+        """Ask and wait. Raises EngineStartFailed where the keeper can't be had or refuses, KeeperGone where it ends."""
         async with self._opening:
             if self._writer is None and not await self.find():
                 await self._start()
@@ -53,6 +57,8 @@ class KeeperLink:
             result = await answer
         finally:
             self._waiting.pop(number, None)
+        if "gone" in result:
+            raise KeeperGone(f"the keeper could not {operation}: it is gone")
         if "error" in result:
             raise EngineStartFailed(f"the keeper could not {operation}: {result['error']}")
         return result
@@ -84,10 +90,14 @@ class KeeperLink:
             start_new_session=True,  # Ctrl-C in a terminal ends Bastide, which ends the keeper in order
         )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + START_S_MAX
-        while not await self.find():
-            if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
-                raise EngineStartFailed(f"the keeper at {self._path} did not start (status {process.returncode})")
-            await asyncio.sleep(0.003)
+        try:
+            while not await self.find():
+                if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
+                    raise EngineStartFailed(f"the keeper at {self._path} did not start (status {process.returncode})")
+                await asyncio.sleep(0.003)
+        except asyncio.CancelledError:
+            process.kill()  # told to end while it was starting: nobody will claim it
+            raise
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -97,8 +107,10 @@ class KeeperLink:
                     self._news(message)
                 elif (answer := self._waiting.get(message["n"])) is not None and not answer.done():
                     answer.set_result(message)
-        self._writer = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._news({"event": "keeper gone"})  # first, so that every end is told before what it made fail
         for answer in list(self._waiting.values()):
             if not answer.done():
-                answer.set_result({"error": "the keeper is gone"})
-        self._news({"event": "keeper gone"})
+                answer.set_result({"gone": True})

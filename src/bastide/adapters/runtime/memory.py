@@ -55,7 +55,7 @@ class MemoryRuntime(Runtime):
         self._costs = costs or {"": Costs()}
         self._processes: dict[str, _Process] = processes if processes is not None else {}
         self._numbers = max((p.identity.pid for p in self._processes.values()), default=100)
-        self._died: Callable[[str, str], Awaitable[None]] | None = None
+        self._died: Callable[[str, str, bool], Awaitable[None]] | None = None
         self._telling: dict[asyncio.Future[None], None] = {}
         self._claimed: set[str] = set()
         self.faults = Faults()
@@ -80,7 +80,7 @@ class MemoryRuntime(Runtime):
     async def kill(self, instance: str, reason: str = "ended by SIGKILL") -> None:
         """As kill -9 from outside."""
         if self._processes.pop(instance, None) is not None and self._died is not None:
-            await self._died(instance, reason)
+            await self._died(instance, reason, True)
 
     # --- the port --------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class MemoryRuntime(Runtime):
     def last_lines(self, instance: str, count: int) -> tuple[str, ...]:
         return ()
 
-    def watch(self, died: Callable[[str, str], Awaitable[None]]) -> None:
+    def watch(self, died: Callable[[str, str, bool], Awaitable[None]]) -> None:
         self._died = died
 
     async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]:

@@ -19,7 +19,7 @@ import msgspec
 
 from bastide.adapters.runtime import proc
 from bastide.adapters.runtime.http import ask
-from bastide.adapters.runtime.keeperlink import KeeperLink
+from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
 from bastide.domain.errors import EngineError, EngineGarbage, EngineLost, EngineStartFailed, Unsupported
 from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity
 from bastide.domain.lifecycle import Rung
@@ -31,6 +31,7 @@ ANSWER_S_MAX = 30.0
 READ_AHEAD_BYTES = 16 * 2**20
 SAVED_BYTES_MAX = 64 * 2**20
 LOG_BYTES_MAX = 4 * 2**20
+KEEPERS_MAX = 3  # how many may end under one start
 
 
 class _Engine:
@@ -41,6 +42,7 @@ class _Engine:
         self.paged_out = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.expected = False  # its end was asked for
+        self.lost_keeper = False  # it ended because its keeper did
 
 
 class ProcessRuntime(Runtime):
@@ -50,7 +52,7 @@ class ProcessRuntime(Runtime):
         self._engines = engines
         self._running: dict[str, _Engine] = {}
         self._keeper = KeeperLink(keeper, self._hear)
-        self._tell_died: Callable[[str, str], Awaitable[None]] | None = None
+        self._tell_died: Callable[[str, str, bool], Awaitable[None]] | None = None
         self._telling: set[asyncio.Future[None]] = set()
         self._boot = proc.boot_id()
 
@@ -73,11 +75,18 @@ class ProcessRuntime(Runtime):
 
     async def warm(self, child: str) -> None:
         """Load a child script's library in the keeper before the first start needs it."""
-        await self._keeper.ask("prepare", child=child)
+        with contextlib.suppress(EngineStartFailed):  # the first start says what is wrong
+            await self._keeper.ask("prepare", child=child)
 
     async def start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
         if launch.instance in self._running:
             raise EngineStartFailed(f"{launch.instance} already runs")
+        for _ in range(KEEPERS_MAX - 1):
+            with contextlib.suppress(KeeperGone):  # no fault of the engine: another keeper starts it at once
+                return await self._start(launch, progress)
+        return await self._start(launch, progress)
+
+    async def _start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
         reading = asyncio.create_task(self._read_ahead(launch, progress))
         try:
             _trim_log(launch.log)
@@ -191,7 +200,7 @@ class ProcessRuntime(Runtime):
         engine = self._running.get(instance)
         return _tail(engine.launch.log, count) if engine is not None else ()
 
-    def watch(self, died: Callable[[str, str], Awaitable[None]]) -> None:
+    def watch(self, died: Callable[[str, str, bool], Awaitable[None]]) -> None:
         self._tell_died = died
 
     def saved_bytes(self, launch: LaunchSpec) -> int:
@@ -253,6 +262,8 @@ class ProcessRuntime(Runtime):
                         await self._keeper.ask("ready", instance=engine.launch.instance)
                         return
                 await asyncio.sleep(PROBE_S)
+        if engine.lost_keeper:
+            raise KeeperGone("the engine ended with its keeper before it was ready")
         if engine.died.done():
             raise EngineStartFailed(f"the engine {engine.died.result()} before it was ready{self._said(engine.launch)}")
 
@@ -304,7 +315,8 @@ class ProcessRuntime(Runtime):
 
     def _hear(self, news: dict[str, Any]) -> None:
         if news["event"] == "keeper gone":
-            for instance in list(self._running):
+            for instance, running in list(self._running.items()):
+                running.lost_keeper = True
                 self._ended(instance, "ended with its keeper")
             return
         engine = self._running.get(news["instance"])
@@ -325,7 +337,7 @@ class ProcessRuntime(Runtime):
         if not engine.expected and was_ready and self._tell_died is not None:
             said = _tail(engine.launch.log, 3)
             full = f"the engine {reason}" + (f"; it last said: {' | '.join(said)}" if said else "")
-            task = asyncio.ensure_future(self._tell_died(instance, full))
+            task = asyncio.ensure_future(self._tell_died(instance, full, not engine.lost_keeper))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
