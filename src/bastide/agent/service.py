@@ -196,8 +196,11 @@ class AgentService:
         return {}
 
     async def _on_inventory(self, link: Link, body: Body, note: Notify) -> Body:
+        """All instances, or those named in `instances` that are here."""
+        named = body.get("instances", self.core.records)
+        found = [self.core.records[name] for name in named if name in self.core.records]
         return {
-            "reports": [msgspec.to_builtins(r.report(self.settings.node)) for r in self.core.records.values()],
+            "reports": [msgspec.to_builtins(record.report(self.settings.node)) for record in found],
             "budget_bytes": self.settings.budget_bytes,
             "held_bytes": self.core.held_bytes(),
             "available": sorted(rung.value for rung in self.settings.available),

@@ -18,11 +18,23 @@ from bastide.control.http.caller import Admin, Caller, ControlState, Project
 from bastide.control.specfile import parse, parse_replicas
 from bastide.control.state import Control
 from bastide.control.view import decision_view, difference, services_view
-from bastide.domain.errors import Conflict, Forbidden, InvalidRequest, InvalidSpec, NotFound, Problem, Unavailable
+from bastide.domain.errors import (
+    BastideError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    InvalidSpec,
+    NotFound,
+    Problem,
+    Unavailable,
+)
 from bastide.domain.instances import InstanceReport
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.domain.plan import DesiredService
 from bastide.ports.link import LinkLost
+
+REFRESH_S_MAX = 0.5
+REFRESHED_MAX = 200
 
 router = APIRouter(prefix="/api/v1", tags=["services"])
 PROGRESS_S = 0.03
@@ -96,8 +108,13 @@ async def deploy(body: DeployBody, control: ControlState, project: Project) -> d
 
 
 @router.get("/services")
-async def services(control: ControlState, project: Project, all_projects: bool = False) -> dict[str, Any]:
-    """What `bastide ps` shows."""
+async def services(
+    control: ControlState, project: Project, grant: Caller, all_projects: bool = False
+) -> dict[str, Any]:
+    """What `bastide ps` shows. `all_projects` is for admins."""
+    if all_projects and not grant.admin:
+        raise Forbidden("only an admin key may see every project's services")
+    await _refresh(control)
     found = [s for s in control.loop.services.values() if all_projects or s.spec.project == project]
     return {
         "services": services_view(found, control.loop),
@@ -114,6 +131,7 @@ async def services(control: ControlState, project: Project, all_projects: bool =
 @router.get("/services/{name}")
 async def service(name: str, control: ControlState, project: Project) -> dict[str, Any]:
     """One service."""
+    await _refresh(control)
     return services_view([_one(control, project, name)], control.loop)[0]
 
 
@@ -301,6 +319,18 @@ def _instances(control: Control, service: DesiredService) -> list[InstanceReport
         if (report.project, report.service) == (spec.project, spec.name)
     ]
     return sorted(mine, key=lambda report: (report.generation != service.serving_run, report.instance))
+
+
+async def _refresh(control: Control) -> None:
+    """Ask the node itself: its reports are a few milliseconds old. Of very many, only those last seen on the move."""
+    named = list(control.loop.reports)
+    if len(named) > REFRESHED_MAX:
+        named = [r.instance for r in control.loop.reports.values() if r.phase.rung is None][:REFRESHED_MAX]
+    if named:
+        with contextlib.suppress(LinkLost, BastideError, TimeoutError):
+            async with asyncio.timeout(REFRESH_S_MAX):
+                told = await control.node.call("inventory", {"instances": named})
+                control.loop.reported(told["reports"])
 
 
 async def _node(control: Control, verb: str, body: dict[str, Any]) -> dict[str, Any]:
