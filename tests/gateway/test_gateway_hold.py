@@ -12,7 +12,7 @@ import openai
 import pytest
 from town import CHAT, KEY, LAST, STREAM, Script, head, plain, request, split, token, town, whole
 
-from bastide.domain.errors import EngineStartFailed, NoRoom
+from bastide.domain.errors import EngineStartFailed, NoRoom, NotFound
 from bastide.domain.keys import Limits
 from bastide.domain.ledger import Account, Outcome, Tokens
 from bastide.domain.spec import HoldSettings
@@ -484,5 +484,39 @@ def test_a_stream_that_does_not_end_in_time_is_told_of_the_restart(tmp_path: Pat
             assert b'"error"' in rest and b"restarts" in rest and rest.endswith(b"0\r\n\r\n")
             assert here.settlements()[0].outcome is Outcome.CUT
             writer.close()
+
+    asyncio.run(main())
+
+
+def test_an_instance_that_was_replaced_meanwhile_is_waited_for_under_its_new_name(tmp_path: Path) -> None:
+    """Control lets the old one go before this worker has read the new table: no client hears of it."""
+
+    async def main() -> None:
+        async with town(tmp_path) as here:
+            old = here.agent.instances["default.chat.1.0"]
+            old.failure = NotFound("this node has no instance default.chat.1.0")
+            waiting = asyncio.create_task(here.post(CHAT))
+            await here.until(lambda: len(here.agent.acquired) > 1)
+            here.agent.instances["default.chat.2.0"] = replace(old, failure=None)
+            route = here.control.table.services[0]
+            fresh = (replace(route.instances[0], instance="default.chat.2.0"),)
+            here.change(services=(replace(route, generation=2, instances=fresh),))
+            status, _, body = await waiting
+            assert status == 200, body
+            asked = len(here.agent.acquired)
+            assert (await here.post(CHAT))[0] == 200
+            assert len(here.agent.acquired) == asked, "nobody goes on asking for the old one"
+
+    asyncio.run(main())
+
+
+def test_an_instance_that_stays_away_is_no_fault_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bastide.gateway.fleet._GONE_S_MAX", 0.1)
+
+    async def main() -> None:
+        async with town(tmp_path) as here:
+            here.agent.instances["default.chat.1.0"].failure = NotFound("this node has no instance default.chat.1.0")
+            status, top, body = await here.post(CHAT)
+            assert (status, error_code(body)) == (503, "unavailable") and b"retry-after" in top.lower()
 
     asyncio.run(main())

@@ -36,12 +36,15 @@ class ServiceQueue:
         self.requests_total = 0
         self.errors_total = 0
         self._wake_s: float | None = None
+        self._slots: list[Slot] = []
         self.update(route)
 
     def update(self, route: ServiceRoute) -> None:
         """Take a new generation's instances; those who wait go on waiting, now for these."""
-        self.route = route
+        before, self.route = self._slots, route
         self._slots = [self._fleet.slot(ref) for ref in route.instances]
+        for slot in before:
+            slot.owner = None
         for slot in self._slots:
             slot.owner = self._changed
         if self._waiting:
@@ -99,6 +102,8 @@ class ServiceQueue:
 
     def end(self) -> None:
         """The service is gone: nobody waits for it any more."""
+        for slot in self._slots:
+            slot.owner = None
         self._slots = []
         self._refuse(Unavailable(f"{self.route.service} was removed or replaced while the request waited"))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bastide.domain.errors import BastideError, Unavailable
+from bastide.domain.errors import BastideError, NotFound, Unavailable
 from bastide.domain.routes import InstanceRef
 from bastide.gateway.links import ConnectLink, SteadyLink
 from bastide.gateway.upstream import Endpoint, Pool, post_head
@@ -21,6 +21,7 @@ from bastide.ports.link import Body, Link, LinkLost, Notify
 
 _log = logging.getLogger("bastide.gateway")
 _LINK_WAIT_S = 1.0
+_GONE_S_MAX = 10.0  # how long a node may have no instance that the table names, before those who wait are told
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -152,14 +153,22 @@ class Fleet:
                 slot.owner(slot)
 
         failure: BastideError | None = None
+        gone_at: float | None = None
         try:
-            while wanted():
+            while wanted() and slot.owner is not None:
                 try:
                     answer = await self._agent(slot.agent).call(
                         "acquire", {"instance": slot.instance}, _LINK_WAIT_S, note
                     )
                 except LinkLost:
                     note({"text": "its node does not answer yet"})
+                    await asyncio.sleep(0.05)
+                    continue
+                except NotFound as error:  # let go, and the table that says so is on its way here
+                    gone_at = gone_at or time.monotonic()
+                    if time.monotonic() - gone_at > _GONE_S_MAX:
+                        raise Unavailable(error.message, retry_after_s=2.0) from None
+                    note({"text": "its next generation takes over"})
                     await asyncio.sleep(0.05)
                     continue
                 slot.lease = Lease(
