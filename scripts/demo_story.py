@@ -170,7 +170,9 @@ class Story:
     def _who_holds_memory(self) -> None:
         budget_bytes = parse_bytes(ROOM)
         # Whoever was on the move a moment ago has come to rest first.
-        self.town.until(lambda: all(i["phase"] in RESTING for i in self.town.instances().values()), "nobody comes to rest")
+        self.town.until(
+            lambda: all(i["phase"] in RESTING for i in self.town.instances().values()), "nobody comes to rest"
+        )
         instances = self.town.instances()
         living = [name for name, instance in instances.items() if resident_bytes(instance["pid"])]
         charged = sum(instance["memory_bytes"] for instance in instances.values())
