@@ -8,6 +8,10 @@ from bastide.policy.sleep import RungCost
 
 # Newer measurements count for three tenths, so that one slow wake on a busy machine does not decide for long.
 NEWEST_SHARE = 0.3
+# What every wake costs beside what the agent itself can time: the gateway asks it, it asks the keeper. Seen at 1 to 3 ms.
+LINE_S = 0.002
+# How often a cost that can only be learned by trying is tried: one try on a busy machine may be twice the truth.
+REHEARSALS = 3
 
 
 class CostBook:
@@ -29,9 +33,9 @@ class CostBook:
         return fact.held_bytes if fact is not None and fact.held_bytes else None
 
     def knows_wake(self, weights: WeightFile | None, rung: Rung) -> bool:
-        """Whether waking these weights from `rung` was ever measured on this machine."""
+        """Whether resting these weights on `rung` and waking them was measured often enough on this machine."""
         fact = self._facts.get((weights.sha256, rung)) if weights is not None else None
-        return fact is not None and fact.wake_s > 0
+        return fact is not None and fact.wake_s > 0 and fact.samples >= REHEARSALS
 
     def cost(self, weights: WeightFile | None, awake_bytes: int, rung: Rung) -> RungCost:
         """Bytes held on `rung` and seconds to wake from it, for an instance that holds `awake_bytes` awake."""
@@ -40,7 +44,9 @@ class CostBook:
         if fact is None:
             return guess
         held_bytes = awake_bytes if rung in (Rung.AWAKE, Rung.FROZEN) else fact.held_bytes
-        return RungCost(held_bytes, fact.wake_s if fact.wake_s > 0 else guess.wake_s)
+        if rung is Rung.AWAKE or fact.wake_s <= 0:
+            return RungCost(held_bytes, guess.wake_s)
+        return RungCost(held_bytes, fact.wake_s + LINE_S)
 
     def learn(
         self,

@@ -115,7 +115,7 @@ class EngineRoom:
         self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s))
 
     async def _rehearse(self, instance: str) -> float | None:
-        """The first time that a model is paged out here: wake it at once, to learn what that truly costs.
+        """The first few times that a model is paged out here: wake it at once, to learn what that truly costs.
 
         A process goes on in a millisecond, but its pages come back as they are touched: a canary right after waking,
         less the same canary again, is the cost that policy must know. None where it is known already.

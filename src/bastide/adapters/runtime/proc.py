@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -40,16 +41,19 @@ def footprint(pid: int) -> Footprint:
 
 
 def zram_ratio() -> float:
-    """RAM used per byte swapped to zram (about 0.3); 1 where nothing can be said, 0 where no swap is zram."""
-    stored = used = 0
-    for device in Path("/sys/block").glob("zram*"):
-        try:
-            fields = (device / "mm_stat").read_text().split()
-        except OSError:
-            continue
-        stored += int(fields[0])
-        used += int(fields[2])
-    return used / stored if stored else (1.0 if any(Path("/sys/block").glob("zram*")) else 0.0)
+    """RAM used per byte swapped to zram (0.1 to 0.4); 1 where nothing can be said, 0 where no swap is zram.
+
+    By the pages that the kernel counts as swapped out, not by those that reached zram: newer kernels keep pages of
+    zeros, such as an unused part of a KV cache, in a bit of their own.
+    """
+    swapped = used = 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        for line in Path("/proc/swaps").read_text().splitlines()[1:]:
+            device, _, _, used_kib = line.split()[:4]
+            if os.path.basename(device).startswith("zram"):
+                swapped += int(used_kib) * 1024
+                used += int(Path(f"/sys/block/{os.path.basename(device)}/mm_stat").read_text().split()[2])
+    return min(1.0, used / swapped) if swapped else (1.0 if any(Path("/sys/block").glob("zram*")) else 0.0)
 
 
 def swap_areas() -> tuple[tuple[str, int], ...]:
