@@ -176,6 +176,15 @@ def test_it_ends_quickly_and_leaves_nothing(make_house: Callable[..., House]) ->
     assert "Paris" in house.ask(CAPITAL), "what was declared is there again"
 
 
+def test_a_disk_that_takes_nothing_does_not_end_those_who_serve(house: House) -> None:
+    worker, blocker = house.pid("gateway"), house.data / "running.new"
+    blocker.mkdir()  # so that what runs can't be written down
+    house.kill(worker)
+    assert "Paris" in house.ask(CAPITAL), "another worker was started all the same"
+    blocker.rmdir()
+    until(lambda: house.pid("gateway") != worker)  # and it is written as soon as it can be
+
+
 def test_told_to_end_while_it_has_no_agent_it_leaves_nothing(house: House) -> None:
     engine = house.instance()["pid"]
     keeper = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])

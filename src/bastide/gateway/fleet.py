@@ -21,7 +21,7 @@ from bastide.ports.link import Body, Link, LinkLost, Notify
 
 _log = logging.getLogger("bastide.gateway")
 _LINK_WAIT_S = 1.0
-_GONE_S_MAX = 10.0  # how long a node may have no instance that the table names, before those who wait are told
+_GONE_S_MAX = 25.0  # how long a node may have no instance that the table names, before those who wait are told
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 

@@ -63,6 +63,7 @@ class Supervisor:
     _processes: list[_Process] = field(default_factory=list)
     _stop: bool = False
     _woken: int = -1
+    _unwritten: bool = False  # running.json is older than what runs
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT. Returns the exit status. Raises BastideError where it can't begin."""
@@ -222,11 +223,22 @@ class Supervisor:
                     process.wait_s = min(RESTART_S_MAX, process.wait_s * 2)
                     process.restarts += 1
                     self.say(f"the {process.role} process ended (status {status}); starting it again")
-                if process.running is None and now_s >= process.restart_at_s:
-                    self._start(process)
-                    self._write_running()
-            pauses = [p.restart_at_s - now_s for p in self._processes if p.running is None]
+                if (process.running is None or self._unwritten) and now_s >= process.restart_at_s:
+                    self._start_again(process, now_s)
+            pauses = [p.restart_at_s - now_s for p in self._processes if p.running is None or self._unwritten]
             self._sleep(max(0.001, min(pauses)) if pauses else None)
+
+    def _start_again(self, process: _Process, now_s: float) -> None:
+        """A full disk must not end those who still serve: it is tried again, and said."""
+        try:
+            if process.running is None:
+                self._start(process)
+            self._write_running()
+            self._unwritten = False
+        except OSError as error:
+            self.say(f"{process.role}: {error.strerror or error}; trying again in {RESTART_S_MAX:g} s")
+            process.restart_at_s = now_s + RESTART_S_MAX
+            self._unwritten = True
 
     def _sleep(self, seconds: float | None) -> None:
         """Until a signal comes (a child's end is one), or that long: an idle supervisor costs nothing."""

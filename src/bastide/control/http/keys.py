@@ -20,11 +20,11 @@ router = APIRouter(prefix="/api/v1", tags=["projects, keys and secrets"])
 Count = Annotated[int | None, Field(default=None, ge=1, le=10**12)]
 
 
-class ProjectBody(BaseModel):
+class ProjectBody(BaseModel, extra="forbid"):
     name: str
 
 
-class KeyBody(BaseModel):
+class KeyBody(BaseModel, extra="forbid"):
     """What the new key may do. Everything left out has no limit, but it may not deploy unless said."""
 
     name: str = Field(default="", max_length=100)
@@ -39,7 +39,7 @@ class KeyBody(BaseModel):
     budget_window: BudgetWindow = BudgetWindow.MONTH
 
 
-class SecretBody(BaseModel):
+class SecretBody(BaseModel, extra="forbid"):
     value: str = Field(min_length=1, max_length=64 * 1024)
 
 

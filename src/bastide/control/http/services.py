@@ -40,18 +40,18 @@ router = APIRouter(prefix="/api/v1", tags=["services"])
 PROGRESS_S = 0.03
 
 
-class DeployBody(BaseModel):
+class DeployBody(BaseModel, extra="forbid"):
     """A spec file, as text. With `dry_run` nothing changes; the answer says what would."""
 
     text: str = Field(description="The YAML of the spec file")
     dry_run: bool = False
 
 
-class ScaleBody(BaseModel):
+class ScaleBody(BaseModel, extra="forbid"):
     replicas: str = Field(description="N or LEAST..MOST, as in the spec", examples=["0..4"])
 
 
-class SleepBody(BaseModel):
+class SleepBody(BaseModel, extra="forbid"):
     rung: Rung | None = Field(default=None, description="frozen, light, deep; left out: the deepest that holds")
 
 

@@ -30,7 +30,7 @@ router = APIRouter(prefix="/api/v1", tags=["usage, weights and backups"])
 bare = APIRouter(tags=["metrics"])
 
 
-class PullBody(BaseModel):
+class PullBody(BaseModel, extra="forbid"):
     url: str
     sha256: str | None = None
 
@@ -158,6 +158,7 @@ async def backup(control: ControlState, _: Admin) -> FileResponse:
 
 
 @bare.get("/metrics", response_class=PlainTextResponse)
-async def metrics(control: ControlState, _: Caller) -> PlainTextResponse:
-    """Prometheus' text format."""
-    return PlainTextResponse(exposition(control), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(control: ControlState, key: Caller) -> PlainTextResponse:
+    """Prometheus' text format: of every project for an admin's key, else of the key's own."""
+    text = exposition(control, None if key.admin else key.project)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
