@@ -136,6 +136,18 @@ class Control:
         """Whether every gateway on the line serves by what is desired now: only then is a deployment done."""
         return not self._push.is_set() and not self._pushing
 
+    async def table_given(self) -> None:
+        """Wait until every gateway on the line serves by what is desired now; for a while, not for ever."""
+        watcher = self.loop.watch()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PUSH_TAKEN_S_MAX):
+                    while not self.table_is_out:
+                        watcher.clear()
+                        await watcher.wait()
+        finally:
+            self.loop.unwatch(watcher)
+
     async def push_forever(self) -> None:
         """Give every gateway the table whenever it differs, and hear that it serves by it."""
         while True:

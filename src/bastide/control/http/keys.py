@@ -102,6 +102,7 @@ async def create_key(body: KeyBody, control: ControlState, project: Project, _: 
         created_at_s=now_s,
     )
     text, made = control.make_key(grant)
+    await control.table_given()  # it can be used at once
     return {**_view(made), "key": text}
 
 
@@ -109,7 +110,9 @@ async def create_key(body: KeyBody, control: ControlState, project: Project, _: 
 async def revoke_key(key_id: str, control: ControlState, grant: Admin) -> dict[str, Any]:
     if key_id == grant.key_id:
         raise Conflict("a key can't revoke itself; make another admin key first and use that")
-    return _view(control.revoke_key(key_id))
+    revoked = control.revoke_key(key_id)
+    await control.table_given()
+    return _view(revoked)
 
 
 @router.get("/secrets")
