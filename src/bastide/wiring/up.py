@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -267,6 +268,8 @@ class Supervisor:
         if self._listener is not None:
             self._listener.close()
             self.places.running.unlink(missing_ok=True)
+            if self.places.memory_state:  # prompts that sleeping instances kept: nobody is left to wake them
+                shutil.rmtree(self.places.memory_state, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
 
