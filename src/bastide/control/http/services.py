@@ -168,10 +168,18 @@ async def sleep(name: str, body: SleepBody, control: ControlState, project: Proj
     told = (await _node(control, "inventory", {}))["reports"]
     phases = {report["instance"]: Phase(report["phase"]) for report in told}
     done = []
+    # The node knows too who is kept awake, but a rollout that has just ended may not have told it yet.
+    least = (found.serving_spec or found.spec).replicas.least
     for report in _instances(control, found):
+        if int(report.instance.rpartition(".")[2]) < least:
+            continue
         if phases.get(report.instance) in (Phase.AWAKE, Phase.FROZEN, Phase.LIGHT):
             answer = await _node(control, "sleep", {"instance": report.instance, "rung": rung.value})
             done.append({"id": report.instance, **answer})
+    if not done and least:
+        raise Conflict(
+            f"the least replicas of {name} ({least}) stay awake and no other is; `bastide scale {name} 0..N` first"
+        )
     if not done:
         raise Conflict(f"no instance of {name} is awake; `bastide ps` shows what they are doing")
     return {"name": name, "instances": done}
