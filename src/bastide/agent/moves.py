@@ -361,7 +361,7 @@ class Moves:
         self._unwant(record)
         resting = record.phase.rung
         assert resting is not None
-        record.woke_from, record.wake_began_s = resting, now_s
+        record.woke_from = resting
         tokens = tuple(waiter.token for waiter in record.waiters)
         why = f"{len(tokens)} waiting" if tokens else "one is kept awake" if record.assignment.keep_awake else "asked"
         if resting.has_process:

@@ -36,7 +36,6 @@ class Record:
     removing: bool = False
     wanted: bool = False  # in the queue to be woken
     woke_from: Rung = Rung.OFF
-    wake_began_s: float = 0.0
     last_used_s: float = 0.0
     resident_since_s: float = 0.0
     interval_s: float = float("inf")  # smoothed time between its uses after sleep or revocation

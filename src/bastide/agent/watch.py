@@ -19,7 +19,6 @@ class Watched:
     """What is known of one instance across its processes."""
 
     canary: str | None = None
-    differences: int = 0
 
 
 class Watcher:
@@ -46,7 +45,6 @@ class Watcher:
         if watched.canary is None:
             watched.canary = answer
         elif answer != watched.canary:
-            watched.differences += 1
             return f"its canary answered {answer!r}, but {watched.canary!r} before"
         return None
 

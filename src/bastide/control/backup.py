@@ -17,7 +17,6 @@ from bastide.ports.store import Store
 
 DATABASE, SECRETS_KEY, ADMIN_KEY, MANIFEST = "bastide.db", "secrets.key", "admin.key", "manifest.json"
 MEMBERS = (DATABASE, SECRETS_KEY, ADMIN_KEY)
-MEMBER_BYTES_MAX = 64 * 2**30
 
 
 def write_backup(store: Store, data_directory: str, path: str) -> None:

@@ -23,7 +23,6 @@ from bastide.domain.plan import (
     Action,
     Assign,
     DesiredService,
-    Fail,
     FetchWeights,
     Forget,
     Prove,
@@ -306,8 +305,6 @@ class ControlLoop:
                     self.services.pop((action.project, action.service), None)
                     self._changed()
                     self.hint()
-                case Fail():
-                    self._fail(action.project, action.service, action.reason)
                 case Assign() | Unassign():
                     pass
 
@@ -330,8 +327,7 @@ class ControlLoop:
     def progress(self, key: tuple[str, str], text: str, fraction: float | None) -> None:
         old = self.work.get(key)
         self.work[key] = Work(text, fraction, old.since_s if old is not None else self._clock.now_s())
-        for watcher in self._watchers:
-            watcher.set()
+        self.told()
 
     def _fetch(self, action: FetchWeights) -> None:
         spec = self.services[action.project, action.service].spec

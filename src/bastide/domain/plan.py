@@ -131,16 +131,6 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
-class Fail:
-    """Give up on this generation."""
-
-    project: str
-    service: str
-    generation: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Forget:
     """Nothing is left of a removed service."""
 
@@ -149,4 +139,4 @@ class Forget:
     reason: str
 
 
-Action = Assign | Unassign | FetchWeights | Prove | Serve | Fail | Forget
+Action = Assign | Unassign | FetchWeights | Prove | Serve | Forget
