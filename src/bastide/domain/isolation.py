@@ -1,0 +1,107 @@
+"""What an isolated process tree is: its tier, what it sees, what it may use. Pure nouns; adapters/isolation make them true.
+
+A tier is a promise. It is proven by a self-test before it is offered, and an instance that asks for one that does not
+hold is refused, never lowered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Tier(StrEnum):
+    """How far an instance is kept from its host, weakest first."""
+
+    PROCESS = "process"  # for engines we ship: promises nothing
+    NAMESPACE = "namespace"  # kernel namespaces, seccomp, no capabilities: the host's kernel is shared
+    GVISOR = "gvisor"  # a kernel of its own in user space: the host's kernel is behind it
+    MICROVM = "microvm"  # a machine of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host directory or file shown inside. Read-only unless `writable`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """An empty writable directory inside, in memory, that holds at most `bytes_max` and goes with the box."""
+
+    target: str
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the whole tree may use; None: no limit was asked for. A limit that can't be enforced here is refused.
+
+    `memory_bytes` counts what scratch directories hold too. `cpu`: cores. `processes`: threads count as well.
+    """
+
+    memory_bytes: int | None = None
+    cpu: float | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One isolated process tree on a node.
+
+    `name`: unique on the node, 1 to 40 of `a-z0-9-`. `arguments`: the program inside and its arguments. `environment`:
+    all of it, nothing is inherited; it never shows in a process list. `root`: a host directory that is `/` inside,
+    read-only; empty: the host's own /usr. `listens`: names of sockets inside (see ports.isolation.Isolation.address):
+    the program finds the one of index N on file descriptor 3 + N where `BASTIDE_LISTEN_FDS` says how many there are, or
+    binds it itself below `BASTIDE_LISTEN_DIRECTORY`. `egress_socket`: the host path of the box's egress proxy, shown
+    inside as /run/bastide/egress.sock; empty: nothing leaves.
+    """
+
+    name: str
+    tier: Tier
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    directory: str = "/"
+    root: str = ""
+    mounts: tuple[Mount, ...] = ()
+    scratch: tuple[Scratch, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    listens: tuple[str, ...] = ()
+    egress_socket: str = ""
+    hostname: str = "box"
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLaunch:
+    """How the keeper starts a box: plain steps in a fork, in this order, each fatal when it fails.
+
+    Sockets of `listens` (host paths) are bound; `opened` paths are opened (`{fd:N}` in `argv` becomes the number of the
+    Nth); the process joins the groups of `group_files`; it enters the network namespace at `network_namespace`; it
+    becomes `user` (None: stays who it is); then `program` runs as `argv` with `environment` and nothing else of ours.
+    """
+
+    program: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    opened: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
+    group_files: tuple[str, ...] = ()
+    network_namespace: str = ""
+    user: int | None = None
+    open_files_max: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TierReport:
+    """What a self-test found. `limits`: which of memory, cpu, processes can be enforced. `mend`: what would make it hold."""
+
+    tier: Tier
+    holds: bool
+    detail: str
+    version: str = ""
+    mend: str = ""
+    limits: frozenset[str] = frozenset()
+    pauses: bool = False  # processes and memory can be saved and brought back
