@@ -78,8 +78,9 @@ class Box:
 class BoxLaunch:
     """How the keeper starts a box: plain steps in a fork, in this order, each fatal when it fails.
 
-    Sockets of `listens` (host paths) are bound; `opened` paths are opened (`{fd:N}` in `argv` becomes the number of the
-    Nth); the process joins the groups of `group_files`; it enters the network namespace at `network_namespace`; it
+    The process joins the groups of `group_files`; sockets of `listens` (host paths) are bound and inherited from
+    descriptor 3 on; `opened` places are put where the box's user can reach them (`{at:N}` in `argv` becomes the path of
+    the Nth); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the network namespace at `network_namespace`; it
     becomes `user` (None: stays who it is); then `program` runs as `argv` with `environment` and nothing else of ours.
     """
 
@@ -87,6 +88,7 @@ class BoxLaunch:
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     opened: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     group_files: tuple[str, ...] = ()
     network_namespace: str = ""

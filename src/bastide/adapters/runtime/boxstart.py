@@ -1,0 +1,128 @@
+"""How a forked process becomes a box: the steps of a BoxLaunch, in order, each fatal. Standard library only, loaded by path.
+
+Runs in the fork of a single-threaded parent. It must never leave a descriptor of that parent open, nor go on after a
+step that failed: what can't be enforced does not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import socket
+import stat
+from typing import Any
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV = 0x1000, 0x4000, 0x40000, 0x2, 0x4
+STAGE = "/tmp"  # hidden under an empty directory of our own, in a mount namespace of our own
+CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG = 1
+OOM_SCORE = "600"  # boxes go before engines when memory runs out
+FIRST_LISTENER = 3
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _fatal(what: str) -> None:
+    error = ctypes.get_errno()
+    raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def listen(path: str) -> int:
+    """A listening Unix socket at a host path, for its owner only; inherited by the box."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    return listener.detach()
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [word.encode() if word is not None else None for word in (source, target, kind)]
+    if LIBC.mount(*encoded, ctypes.c_ulong(flags), options.encode() if options is not None else None) != 0:
+        _fatal(f"{source} can't be shown at {target}")
+
+
+def stage(paths: list[str]) -> list[str]:
+    """Every place below one directory that a user without rights can reach; returns their paths.
+
+    A box's user can not walk through our private directories, and needs not: what it is to see is mounted here, in a
+    mount namespace that goes with the box.
+    """
+    if LIBC.unshare(CLONE_NEWNS) != 0:
+        _fatal("no mount namespace")
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    opened = [os.open(path, os.O_PATH) for path in paths]  # some may lie below what is hidden next
+    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=256k")
+    places = []
+    for index, descriptor in enumerate(opened):
+        place = f"{STAGE}/{index}"
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.mkdir(place, 0o755)
+        else:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        mount(f"/proc/self/fd/{descriptor}", place, None, MS_BIND | MS_REC)
+        places.append(place)
+    return places
+
+
+def become_box(box: dict[str, Any], said: int, parent: int) -> None:
+    """Never returns. `said`: where its own words and those of its tools go (a pipe); `parent`: who must still live."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for handled in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(handled, signal.SIG_DFL)
+        os.setsid()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+        for path in box["group_files"]:
+            with open(path, "w") as file:
+                file.write("0")
+        listeners = [listen(path) for path in box["listens"]]
+        read = [os.open(path, os.O_RDONLY) for path in box["read"]]
+        program = os.open(box["program"], os.O_PATH)
+        if box["network_namespace"]:
+            namespace = os.open(box["network_namespace"], os.O_RDONLY)
+            if LIBC.setns(namespace, CLONE_NEWNET) != 0:
+                _fatal("its network namespace can't be entered")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        places = list(box["opened"])
+        if box["user"] is not None:
+            places = stage(places)
+        # All that is kept goes to known low numbers, above a gap that nothing occupies; then the rest is closed.
+        kept = [nothing, said, said, *listeners, *read, program]
+        high = [fcntl.fcntl(number, fcntl.F_DUPFD, 512) for number in kept]
+        for low, number in enumerate(high):
+            os.dup2(number, low)  # the copies are inherited across exec
+        os.closerange(len(high), 1 << 16)
+        names = {f"{{at:{index}}}": place for index, place in enumerate(places)}
+        names |= {f"{{read:{index}}}": str(FIRST_LISTENER + len(listeners) + index) for index in range(len(read))}
+        program = len(high) - 1
+        os.set_inheritable(program, False)
+        argv = [names.get(argument, argument) for argument in box["argv"]]
+        soft = min(box["open_files_max"], resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.umask(0o022)
+        if box["user"] is not None:
+            os.setgroups([])
+            os.setresgid(box["user"], box["user"], box["user"])
+            os.setresuid(box["user"], box["user"], box["user"])
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # last: a change of user forgets it
+        if os.getppid() != parent:
+            os._exit(70)
+        os.chdir("/")
+        os.execve(f"/proc/self/fd/{program}", argv, dict(box["environment"]))
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(said, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(70)
