@@ -56,8 +56,8 @@ class Box:
     all of it, nothing is inherited; it never shows in a process list. `root`: a host directory that is `/` inside,
     read-only; empty: the host's own /usr. `listens`: names of sockets inside (see ports.isolation.Isolation.address):
     the program finds the one of index N on file descriptor 3 + N where `BASTIDE_LISTEN_FDS` says how many there are, or
-    binds it itself below `BASTIDE_LISTEN_DIRECTORY`. `egress_socket`: the host path of the box's egress proxy, shown
-    inside as /run/bastide/egress.sock; empty: nothing leaves.
+    binds it itself below `BASTIDE_LISTEN_DIRECTORY`. `egress_directory`: the host directory where the box's egress proxy listens on the socket
+    `proxy`, shown inside at /run/bastide/egress; empty: nothing leaves.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Box:
     scratch: tuple[Scratch, ...] = ()
     limits: Limits = field(default_factory=Limits)
     listens: tuple[str, ...] = ()
-    egress_socket: str = ""
+    egress_directory: str = ""
     hostname: str = "box"
 
 
@@ -94,6 +94,15 @@ class BoxLaunch:
     network_namespace: str = ""
     user: int | None = None
     open_files_max: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCommand:
+    """A program to run in the namespaces of the process `inside`, as `user` (None: who we are)."""
+
+    inside: int
+    user: int | None
+    argv: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

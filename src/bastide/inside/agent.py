@@ -61,7 +61,7 @@ class Agent:
                 self.listeners.append(listener)
         for listener, serve in zip(self.listeners, (self.serve, self.serve_app), strict=False):
             threading.Thread(target=self.accept, args=(listener, serve), daemon=True).start()
-        if os.path.exists("/run/bastide/egress.sock") and self.proxy is None:
+        if os.path.exists("/run/bastide/egress/proxy") and self.proxy is None:
             self.listen_proxy()
 
     def listen_proxy(self) -> None:
@@ -117,7 +117,7 @@ class Agent:
     def serve_proxy(self, line: socket.socket) -> None:
         upstream = socket.socket(socket.AF_UNIX)
         try:
-            upstream.connect("/run/bastide/egress.sock")
+            upstream.connect("/run/bastide/egress/proxy")
         except OSError:
             upstream.close()
             line.sendall(b"HTTP/1.1 503 No egress\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -190,7 +190,7 @@ class Agent:
                 self.environment.pop(name, None)
             else:
                 self.environment[name] = str(value)
-        if os.path.exists("/run/bastide/egress.sock") and self.proxy is None:
+        if os.path.exists("/run/bastide/egress/proxy") and self.proxy is None:
             self.listen_proxy()
         wire.send_json(line, wire.ANSWER, {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bastide.domain.isolation import Box, BoxLaunch, Tier, TierReport
+from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier, TierReport
 
 
 class Isolation(Protocol):
@@ -27,8 +27,11 @@ class Isolation(Protocol):
         """
         ...
 
-    def address(self, box: Box, name: str, pid: int) -> str:
-        """Host path of the socket `name` of a box whose keeper's child is `pid`. Connect with ports... `connect_path`."""
+    def connect_path(self, box: Box, name: str, pid: int) -> tuple[str, int]:
+        """Where to connect to the socket `name` of a box whose keeper's child is `pid`, and the descriptor to close after.
+
+        It leads to exactly that socket: nothing inside can lay a link to another. Raises OSError where it is not there.
+        """
         ...
 
     def limit(self, box: Box) -> None:
@@ -36,13 +39,50 @@ class Isolation(Protocol):
         ...
 
     def usage(self, box: Box, pid: int) -> dict[str, float]:
-        """`memory_bytes`, `cpu_s`, `processes` of the tree now."""
+        """`memory_bytes`, `cpu_s`, `processes`, `out_of_memory_kills` of the tree now."""
+        ...
+
+    def resident_bytes(self, box: Box, pid: int) -> int:
+        """What the tree holds in memory now, net of what paging out really gave back."""
         ...
 
     def pids(self, box: Box, pid: int) -> tuple[int, ...]:
         """Every process of the tree, as the host numbers them."""
         ...
 
+    def freeze(self, box: Box, pid: int) -> None:
+        """Stop everyone at once; returns when it is so. Raises OSError where it can't be."""
+        ...
+
+    def thaw(self, box: Box, pid: int) -> None: ...
+    def page_out(self, box: Box, pid: int) -> None:
+        """Give the memory of a frozen tree to swap. Raises Unsupported where the kernel does not let us."""
+        ...
+
     def clear(self, box: Box) -> None:
         """Once its processes are gone: everything that `prepare` made goes too. Doing it again is fine."""
+        ...
+
+    def sweep(self, keep: frozenset[str]) -> tuple[str, ...]:
+        """Clear what boxes that are not in `keep` have left behind; returns their names."""
+        ...
+
+
+class Pausing(Isolation, Protocol):
+    """A tier that can save processes with their memory, and bring them back."""
+
+    def save_command(self, box: Box, pid: int) -> SaveCommand:
+        """What writes a running, quiet box to `saved_at`, and ends it. Run by the keeper."""
+        ...
+
+    def saved_at(self, box: Box) -> str:
+        """The host directory that `save_command` fills."""
+        ...
+
+    def prepare_restore(self, box: Box, image: str) -> BoxLaunch:
+        """As `prepare`, from what was saved in the directory `image`."""
+        ...
+
+    def begin_again(self, box: Box, pid: int) -> None:
+        """Tell a restored box that it may listen again. Raises OSError until it is there to be told."""
         ...

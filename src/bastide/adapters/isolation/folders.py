@@ -45,6 +45,12 @@ class Folders:
     def bundle(self, box: str) -> Path:
         return self.data / "bundles" / box
 
+    def boxes(self) -> set[str]:
+        """Names of boxes that have left something here."""
+        bundles = self.data / "bundles"
+        found = {path.name for path in bundles.iterdir()} if bundles.exists() else set()
+        return found | {path.name.rpartition(".")[0] for path in self.sockets.glob("*.*")}
+
     def remove_box(self, box: str) -> None:
         """Everything of one box."""
         shutil.rmtree(self.bundle(box), ignore_errors=True)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bastide.adapters.isolation import etc, tree
+from bastide.adapters.isolation.base import Boxed, chown
 from bastide.adapters.isolation.folders import Folders, box_user
-from bastide.adapters.isolation.namespace import SHARED_MEMORY_BYTES, bubblewrap, scratches, tree_usage
+from bastide.adapters.isolation.namespace import SHARED_MEMORY_BYTES, bubblewrap, scratches
 from bastide.domain.errors import Unsupported
-from bastide.domain.isolation import Box, BoxLaunch, Limits, Tier
+from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier
 
 SOCKETS_BYTES = 64 * 1024  # of the directory where a box binds its sockets: it holds nothing else
 CONTAINER = "box"
@@ -41,14 +42,15 @@ def runsc() -> str | None:
     return shutil.which("runsc")
 
 
-class GvisorIsolation:
+class GvisorIsolation(Boxed):
     """See ports.isolation.Isolation."""
 
     tier = Tier.GVISOR
     pauses = True
 
     def __init__(self, folders: Folders) -> None:
-        self._folders, self._bubblewrap, self._program = folders, bubblewrap(), runsc()
+        super().__init__(folders)
+        self._bubblewrap, self._program = bubblewrap(), runsc()
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:
@@ -62,31 +64,24 @@ class GvisorIsolation:
 
     def prepare_restore(self, box: Box, image: str) -> BoxLaunch:
         """As `prepare`, from what `checkpoint` has saved in the directory `image`."""
-        return self._launch(box, ("restore", "--image-path=/image", "-bundle", "/bundle", CONTAINER), image)
+        return self._launch(box, ("restore", "--image-path=/restore", "-bundle", "/bundle", CONTAINER), image)
 
-    def checkpoint_command(self, pid: int) -> tuple[str, ...]:
-        """What saves a running box to /image inside its room; run it in the namespaces of `pid`, as the box's user."""
-        return ("/runsc", *FLAGS, "checkpoint", "--image-path=/image", CONTAINER)
+    def save_command(self, box: Box, pid: int) -> SaveCommand:
+        below = tree.descendants(pid)
+        program = next((one for one in below if _name(one) == "runsc"), pid)
+        argv = ("/runsc", *FLAGS, "checkpoint", "--image-path=/image", CONTAINER)
+        return SaveCommand(program, box_user(box.name), argv)
+
+    def saved_at(self, box: Box) -> str:
+        return str(self._folders.bundle(box.name) / "image")
+
+    def begin_again(self, box: Box, pid: int) -> None:
+        """Tell a restored box that it may listen again."""
+        with open(f"/proc/{_room(pid)}/root/sockets/go", "x"):
+            pass
 
     def address(self, box: Box, name: str, pid: int) -> str:
         return f"/proc/{_room(pid)}/root/sockets/{name}"
-
-    def limit(self, box: Box) -> None:
-        refused = self._folders.groups.lacks(box.limits)
-        if refused is not None:
-            raise Unsupported(refused)
-        if box.limits != Limits():
-            self._folders.groups.limit(box.name, box.limits)
-
-    def usage(self, box: Box, pid: int) -> dict[str, float]:
-        return tree_usage(self._folders, box, pid)
-
-    def pids(self, box: Box, pid: int) -> tuple[int, ...]:
-        return self._folders.groups.pids(box.name) or tree.descendants(pid)
-
-    def clear(self, box: Box) -> None:
-        self._folders.groups.remove(box.name)
-        self._folders.remove_box(box.name)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -101,8 +96,7 @@ class GvisorIsolation:
         images = self._folders.bundle(box.name) / "image"
         images.mkdir(exist_ok=True)
         user = box_user(box.name)
-        if user is not None:
-            os.chown(images, user, user)
+        chown(str(images), user)
         opened = _Opened()
         words = [
             "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent",
@@ -117,7 +111,9 @@ class GvisorIsolation:
         part.chmod(0o644)
         part.replace(bundle / "config.json")
         words += ["--ro-bind", opened(bundle / "config.json"), "/bundle/config.json"]
-        words += ["--bind", opened(image or images), "/image"]
+        words += ["--bind", opened(images), "/image"]
+        if image:
+            words += ["--ro-bind", opened(image), "/restore"]
         words += ["--", "/runsc", *FLAGS, *command]
         return BoxLaunch(
             program=self._bubblewrap,
@@ -170,8 +166,8 @@ class GvisorIsolation:
         })  # fmt: skip
         for mount in box.mounts:
             show(mount.source, mount.target, mount.writable)
-        if box.egress_socket:
-            show(box.egress_socket, "/run/bastide/egress.sock")
+        if box.egress_directory:
+            show(box.egress_directory, "/run/bastide/egress")
         return found
 
 
@@ -211,3 +207,11 @@ def _room(pid: int) -> int:
     """A process in the room of the keeper's child `pid`: bubblewrap's own first one inside."""
     below = tree.descendants(pid)
     return below[1] if len(below) > 1 else pid
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

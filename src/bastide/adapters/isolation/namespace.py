@@ -10,10 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from bastide.adapters.isolation import etc, tree
+from bastide.adapters.isolation import etc
+from bastide.adapters.isolation.base import Boxed
 from bastide.adapters.isolation.folders import Folders, box_user
 from bastide.domain.errors import Unsupported
-from bastide.domain.isolation import Box, BoxLaunch, Limits, Scratch, Tier
+from bastide.domain.isolation import Box, BoxLaunch, Scratch, Tier
 
 SHARED_MEMORY_BYTES = 64 * 2**20
 TEMPORARY_BYTES = 256 * 2**20
@@ -29,14 +30,15 @@ def bubblewrap() -> str | None:
         return shutil.which("bwrap")
 
 
-class NamespaceIsolation:
+class NamespaceIsolation(Boxed):
     """See ports.isolation.Isolation."""
 
     tier = Tier.NAMESPACE
     pauses = False
 
     def __init__(self, folders: Folders) -> None:
-        self._folders, self._program = folders, bubblewrap()
+        super().__init__(folders)
+        self._program = bubblewrap()
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:
@@ -67,19 +69,6 @@ class NamespaceIsolation:
 
     def address(self, box: Box, name: str, pid: int) -> str:
         return str(self._folders.socket(box.name, name))
-
-    def limit(self, box: Box) -> None:
-        _limit(self._folders, box)
-
-    def usage(self, box: Box, pid: int) -> dict[str, float]:
-        return tree_usage(self._folders, box, pid)
-
-    def pids(self, box: Box, pid: int) -> tuple[int, ...]:
-        return self._folders.groups.pids(box.name) or tree.descendants(pid)
-
-    def clear(self, box: Box) -> None:
-        self._folders.groups.remove(box.name)
-        self._folders.remove_box(box.name)
 
 
 class _Arguments:
@@ -140,8 +129,8 @@ def _view(arguments: _Arguments, opened: _Opened, box: Box, etc_directory: Path)
     for mount in box.mounts:
         arguments.add("--bind" if mount.writable else "--ro-bind", opened(mount.source), mount.target)
     arguments.add("--dir", "/run/bastide")
-    if box.egress_socket:
-        arguments.add("--ro-bind", opened(box.egress_socket), "/run/bastide/egress.sock")
+    if box.egress_directory:
+        arguments.add("--ro-bind", opened(box.egress_directory), "/run/bastide/egress")
     arguments.add("--remount-ro", "/dev", "--remount-ro", "/")
 
 
@@ -150,25 +139,3 @@ def scratches(box: Box) -> tuple[Scratch, ...]:
     asked = {scratch.target for scratch in box.scratch}
     usual = (Scratch("/tmp", TEMPORARY_BYTES), Scratch(etc.HOME, TEMPORARY_BYTES))
     return (*(scratch for scratch in usual if scratch.target not in asked), *box.scratch)
-
-
-def _limit(folders: Folders, box: Box) -> None:
-    refused = folders.groups.lacks(box.limits)
-    if refused is not None:
-        raise Unsupported(refused)
-    if box.limits != Limits():
-        folders.groups.limit(box.name, box.limits)
-
-
-def tree_usage(folders: Folders, box: Box, pid: int) -> dict[str, float]:
-    """From the groups where there are some, else added up over the tree."""
-    from bastide.adapters.runtime import proc
-
-    found = folders.groups.usage(box.name)
-    pids = folders.groups.pids(box.name) or tree.descendants(pid)
-    found.setdefault("processes", float(len(pids)))
-    if "memory_bytes" not in found:
-        found["memory_bytes"] = float(sum(proc.footprint(one).charge_bytes for one in pids))
-    if "cpu_s" not in found:
-        found["cpu_s"] = sum(proc.cpu_s(one) for one in pids)
-    return found

@@ -1,4 +1,4 @@
-"""How a forked process becomes a box: the steps of a BoxLaunch, in order, each fatal. Standard library only, loaded by path.
+"""How a forked process becomes a box, or enters one: plain steps in order, each fatal. Standard library only, loaded by path.
 
 Runs in the fork of a single-threaded parent. It must never leave a descriptor of that parent open, nor go on after a
 step that failed: what can't be enforced does not start.
@@ -124,5 +124,39 @@ def become_box(box: dict[str, Any], said: int, parent: int) -> None:
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(said, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(70)
+
+
+def enter_box(inside: int, user: int | None, argv: list[str], said: int) -> None:
+    """In a fork: run a program in the namespaces of the process `inside`, and end with its status. Never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        high = [fcntl.fcntl(number, fcntl.F_DUPFD, 512) for number in (nothing, said, said)]
+        for low, number in enumerate(high):
+            os.dup2(number, low)
+        os.closerange(len(high), 1 << 16)
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        # The user namespace first: it gives the right to enter the others.
+        kinds = ("user", "ipc", "uts", "net", "pid", "mnt")
+        for namespace in [os.open(f"/proc/{inside}/ns/{kind}", os.O_RDONLY) for kind in kinds]:
+            if LIBC.setns(namespace, 0) != 0:
+                _fatal(f"a namespace of process {inside} can't be entered")
+            os.close(namespace)
+        pid = os.fork()  # only a child is in the new process namespace
+        if pid == 0:
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            os.chdir("/")
+            os.execve(argv[0], argv, {"PATH": "/", "HOME": "/tmp"})
+        _, status = os.waitpid(pid, 0)
+        os._exit(min(255, abs(os.waitstatus_to_exitcode(status))))
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(70)

@@ -168,6 +168,7 @@ class Keeper:
     def __init__(self, path: str, libraries: list[str]) -> None:
         self.children: dict[str, Child] = {}
         self.modules: dict[str, ModuleType] = {}
+        self.entered: dict[int, tuple[str, int]] = {}  # programs run inside boxes: who asked, what they say
         self.claims: dict[int, tuple[socket.socket, bytes]] = {}
         self.unclaimed_since = time.monotonic()
         self.lease_s = 60.0
@@ -257,6 +258,8 @@ class Keeper:
         if operation == "prepare":
             self.module(order["child"])
             return {}
+        if operation == "enter":
+            return self.enter(order)
         if operation == "list":
             return {
                 "children": [
@@ -288,6 +291,19 @@ class Keeper:
             module.prepare()
             self.modules[name] = module
         return self.modules[name]
+
+    def enter(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Run a program inside a box; its end is told as an event, with what it said."""
+        starter = self.modules.get("boxstart") or neighbour("boxstart")
+        self.modules["boxstart"] = starter
+        said_read, said_write = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            starter.enter_box(order["inside"], order["user"], order["argv"], said_write)
+        os.close(said_write)
+        os.set_blocking(said_read, False)
+        self.entered[pid] = (order["key"], said_read)
+        return {"pid": pid}
 
     def start_box(self, launch: dict[str, Any]) -> dict[str, Any]:
         starter = self.modules.get("boxstart") or neighbour("boxstart")
@@ -371,6 +387,15 @@ class Keeper:
                 return
             if pid == 0:
                 return
+            if pid in self.entered:
+                key, said = self.entered.pop(pid)
+                text = b""
+                with contextlib.suppress(OSError):
+                    text = os.read(said, 4096)
+                os.close(said)
+                code = os.waitstatus_to_exitcode(status)
+                self.tell_all({"event": "entered", "key": key, "code": code, "said": text.decode(errors="replace")})
+                continue
             child = next((c for c in self.children.values() if c.pid == pid), None)
             if child is not None:
                 if child.launch.get("box_launch"):

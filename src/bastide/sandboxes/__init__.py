@@ -1,0 +1,1 @@
+"""Sandboxes on one node: made on request, kept warm, put to rest, saved, ended."""
