@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from bastide.control.specfile_app import APP_FIELDS, APP_KEYS, AppReader
+from bastide.control.specvalues import (
+    Field,
+    a_name,
+    a_number,
+    a_time,
+    boolean,
+    http_url,
+    memory,
+    money,
+    one_of,
+    per_token,
+    sha256,
+    whole,
+)
 from bastide.control.yamltree import Branch, Leaf, Row, Tree, read
 from bastide.domain.errors import InvalidSpec, Problem
 from bastide.domain.identity import NAME_RULE, is_name
@@ -22,27 +35,17 @@ from bastide.domain.spec import (
     Price,
     Replicas,
     Resources,
+    ServiceKind,
     ServiceSpec,
     SleepMode,
     SleepSettings,
 )
-from bastide.domain.units import PICO_PER_UNIT, parse_bytes, parse_duration_s, parse_money_pico
 
 REPLICAS_MAX = 64
 CONTEXT_TOKENS_MAX = 2**21
 SERVICES_MAX = 20_000
 SCHEMES = ("builtin", "hf", "file", "https", "http", "s3")
 ENGINES = ("auto", "llama.cpp", "vllm")
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One key of a service, for validation and for the reference. `values` and `default` are as a user writes them."""
-
-    name: str
-    values: str
-    default: str
-    meaning: str
 
 
 FIELDS: tuple[Field, ...] = (
@@ -62,8 +65,10 @@ FIELDS: tuple[Field, ...] = (
     Field("resources.cpu", "0.1 to 1024", "2", "Processor cores one instance may keep busy (its threads)."),
     Field("context", "64 to 2097152", "4096", "Tokens of context, shared by the requests one instance has in flight."),
     Field("embeddings", "true, false", "false", "Serve `/v1/embeddings` instead of generating text."),
+    *APP_FIELDS,
 )  # fmt: skip
 _TOP = ("project", "services")
+MODEL_KEYS = ("model", "endpoint", "engine", "context", "embeddings")
 _KEYS = tuple(dict.fromkeys(field.name.split(".")[0] for field in FIELDS))
 
 
@@ -91,13 +96,7 @@ def parse(text: str, project: str | None = None) -> SpecFile:
     return found
 
 
-class _File:
-    def __init__(self, problems: list[Problem]) -> None:
-        self._problems = problems
-
-    def wrong(self, line: int, where: str, message: str) -> None:
-        self._problems.append(Problem(line, where, message))
-
+class _File(AppReader):
     def read(self, tree: Tree, project: str | None) -> SpecFile | None:
         if not isinstance(tree, Branch):
             self.wrong(tree.line, "", "the file must be a mapping with `project:` and `services:`")
@@ -127,28 +126,28 @@ class _File:
         specs = [self.service(name, key, services.lines[key], value) for key, value in services.entries.items()]
         return SpecFile(name, tuple(spec for spec in specs if spec is not None), services.lines)
 
-    def unknown(self, branch: Branch, known: tuple[str, ...], where: str) -> None:
-        for key, line in branch.lines.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1, 0.5)
-                hint = f"did you mean `{near[0]}`?" if near else f"known are: {', '.join(known)}"
-                self.wrong(line, f"{where}{key}", f"unknown key; {hint}")
-
     def service(self, project: str, name: str, line: int, tree: Tree) -> ServiceSpec | None:
         if not is_name(name):
             self.wrong(line, name, f"a service's name must be {NAME_RULE}")
             return None
         if not isinstance(tree, Branch):
-            self.wrong(line, name, "must be a mapping; it needs at least `model:` or `endpoint:`")
+            self.wrong(line, name, "must be a mapping; it needs at least `model:`, `endpoint:` or `app:`")
             return None
         self.unknown(tree, _KEYS, f"{name}.")
         before = len(self._problems)
+        if "app" in tree.lines or "image" in tree.lines:
+            return self.app_service(project, tree, name, before)
+        for key in APP_KEYS:
+            if key in tree.lines:
+                self.wrong(tree.lines[key], f"{name}.{key}", "is for apps; this service has no `app:` and no `image:`")
         model = self.model(tree, name)
         endpoint = self.endpoint(tree, name)
         if "model" in tree.lines and "endpoint" in tree.lines:
             self.wrong(tree.lines["endpoint"], f"{name}.endpoint", "either `model` or `endpoint`, not both")
         elif "model" not in tree.lines and "endpoint" not in tree.lines:
-            self.wrong(line, name, "needs `model:` (where its weights come from) or `endpoint:` (an outside server)")
+            self.wrong(
+                line, name, "needs `model:` (where its weights come from), `endpoint:` (an outside server) or `app:`"
+            )
         replicas = self.leaf(tree, name, "replicas", Replicas(), parse_replicas)
         if endpoint is not None and "replicas" in tree.lines:
             self.wrong(tree.lines["replicas"], f"{name}.replicas", "an outside endpoint has no replicas")
@@ -157,46 +156,38 @@ class _File:
             name=name,
             model=model,
             endpoint=endpoint,
-            engine=self.leaf(tree, name, "engine", "auto", _one_of(ENGINES)),
+            engine=self.leaf(tree, name, "engine", "auto", one_of(ENGINES)),
             replicas=replicas,
-            target_in_flight=self.group(tree, name, "target", {"in_flight": (4, _whole(1, 1024))})["in_flight"],
+            target_in_flight=self.group(tree, name, "target", {"in_flight": (4, whole(1, 1024))})["in_flight"],
             sleep=self.sleep(tree, name),
             price=Price(**self.prices(tree, name)),
             hold=self.hold(tree, name),
             resources=self.resources(tree, name),
-            context_tokens=self.leaf(tree, name, "context", 4096, _whole(64, CONTEXT_TOKENS_MAX)),
-            embeddings=self.leaf(tree, name, "embeddings", False, _boolean),
+            context_tokens=self.leaf(tree, name, "context", 4096, whole(64, CONTEXT_TOKENS_MAX)),
+            embeddings=self.leaf(tree, name, "embeddings", False, boolean),
         )
         return spec if len(self._problems) == before else None
 
-    def leaf(self, branch: Branch, name: str, key: str, default: Any, parse_value: Callable[[Any], Any]) -> Any:
-        tree = branch.entries.get(key)
-        if tree is None:
-            return default
-        if not isinstance(tree, Leaf):
-            self.wrong(branch.lines[key], f"{name}.{key}", "must be a single value")
-            return default
-        try:
-            return parse_value(tree.value)
-        except ValueError as error:
-            self.wrong(tree.line, f"{name}.{key}", str(error))
-            return default
-
-    def group(
-        self, branch: Branch, name: str, key: str, fields: dict[str, tuple[Any, Callable[[Any], Any]]]
-    ) -> dict[str, Any]:
-        values = {field: default for field, (default, _) in fields.items()}
-        tree = branch.entries.get(key)
-        if tree is None:
-            return values
-        if not isinstance(tree, Branch):
-            self.wrong(branch.lines[key], f"{name}.{key}", f"must be a mapping of {', '.join(fields)}")
-            return values
-        self.unknown(tree, tuple(fields), f"{name}.{key}.")
-        return {
-            field: self.leaf(tree, f"{name}.{key}", field, default, parse_value)
-            for field, (default, parse_value) in fields.items()
-        }
+    def app_service(self, project: str, tree: Branch, name: str, before: int) -> ServiceSpec | None:
+        for key in MODEL_KEYS:
+            if key in tree.lines:
+                self.wrong(tree.lines[key], f"{name}.{key}", "is for models; an app has none")
+        app, in_flight = self.app(tree, name)
+        prices = self.group(tree, name, "price", {"instance_hour": (0, money)})
+        spec = ServiceSpec(
+            project=project,
+            name=name,
+            kind=ServiceKind.APP,
+            engine="app",
+            replicas=self.leaf(tree, name, "replicas", Replicas(), parse_replicas),
+            target_in_flight=in_flight,
+            sleep=self.sleep(tree, name),
+            price=Price(instance_pico_per_hour=prices["instance_hour"]),
+            hold=self.hold(tree, name),
+            resources=self.app_resources(tree, name),
+            app=app,
+        )
+        return spec if len(self._problems) == before else None
 
     def model(self, branch: Branch, name: str) -> ModelSource | None:
         tree = branch.entries.get("model")
@@ -207,7 +198,7 @@ class _File:
         if isinstance(tree, Branch):
             self.unknown(tree, ("url", "sha256"), f"{where}.")
             url = self.leaf(tree, where, "url", None, str)
-            digest = self.leaf(tree, where, "sha256", None, _sha256)
+            digest = self.leaf(tree, where, "sha256", None, sha256)
             if url is None:
                 self.wrong(tree.line, where, "needs `url:`")
                 return None
@@ -219,7 +210,7 @@ class _File:
         if "#sha256=" in url:
             url, _, text = url.partition("#sha256=")
             try:
-                digest = _sha256(text)
+                digest = sha256(text)
             except ValueError as error:
                 self.wrong(tree.line, where, str(error))
         scheme = url.partition("://")[0] if "://" in url else ""
@@ -241,9 +232,9 @@ class _File:
             self.wrong(tree.line, where, "must be {url: http://…/v1, model: NAME, key: {secret: NAME}}")
             return None
         self.unknown(tree, ("url", "model", "key"), f"{where}.")
-        url = self.leaf(tree, where, "url", None, _http_url)
+        url = self.leaf(tree, where, "url", None, http_url)
         model = self.leaf(tree, where, "model", None, str)
-        secret = self.group(tree, where, "key", {"secret": (None, _name)})["secret"]
+        secret = self.group(tree, where, "key", {"secret": (None, a_name)})["secret"]
         for key, value in (("url", url), ("model", model)):
             if value is None and key not in tree.entries:
                 self.wrong(tree.line, where, f"needs `{key}:`")
@@ -261,9 +252,9 @@ class _File:
                 return SleepSettings(SleepMode.OFF)
             if tree.value == "auto":
                 return SleepSettings(SleepMode.AUTO)
-            light_s = self.leaf(branch, name, "sleep", None, _time(0.0, 366 * 86400.0))
+            light_s = self.leaf(branch, name, "sleep", None, a_time(0.0, 366 * 86400.0))
             return SleepSettings(SleepMode.TIMERS, light_s=light_s)
-        bound = _time(0.0, 366 * 86400.0)
+        bound = a_time(0.0, 366 * 86400.0)
         times = self.group(
             branch, name, "sleep", {"frozen": (None, bound), "light": (None, bound), "deep": (None, bound)}
         )
@@ -275,16 +266,16 @@ class _File:
         return SleepSettings(SleepMode.TIMERS, times["frozen"], times["light"], times["deep"])
 
     def prices(self, branch: Branch, name: str) -> dict[str, int]:
-        per_token = (0, _per_token)
+        price = (0, per_token)
         found = self.group(
             branch,
             name,
             "price",
             {
-                "input_per_mtok": per_token,
-                "cached_input_per_mtok": per_token,
-                "output_per_mtok": per_token,
-                "instance_hour": (0, _money),
+                "input_per_mtok": price,
+                "cached_input_per_mtok": price,
+                "output_per_mtok": price,
+                "instance_hour": (0, money),
             },
         )
         return {
@@ -296,12 +287,12 @@ class _File:
 
     def hold(self, branch: Branch, name: str) -> HoldSettings:
         found = self.group(
-            branch, name, "hold", {"wait": (300.0, _time(0.0, 3600.0)), "queue": (256, _whole(0, 100_000))}
+            branch, name, "hold", {"wait": (300.0, a_time(0.0, 3600.0)), "queue": (256, whole(0, 100_000))}
         )
         return HoldSettings(found["wait"], found["queue"])
 
     def resources(self, branch: Branch, name: str) -> Resources:
-        found = self.group(branch, name, "resources", {"memory": (None, _memory), "cpu": (2.0, _number(0.1, 1024))})
+        found = self.group(branch, name, "resources", {"memory": (None, memory), "cpu": (2.0, a_number(0.1, 1024))})
         return Resources(found["memory"], found["cpu"])
 
 
@@ -320,95 +311,3 @@ def parse_replicas(value: Any) -> Replicas:
     if most > REPLICAS_MAX:
         raise ValueError(f"at most {REPLICAS_MAX} replicas")
     return Replicas(least, most)
-
-
-def _whole(least: int, most: int) -> Callable[[Any], int]:
-    def parse_value(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}, not {value!r}")
-        return value
-
-    return parse_value
-
-
-def _number(least: float, most: float) -> Callable[[Any], float]:
-    def parse_value(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}, not {value!r}")
-        return float(value)
-
-    return parse_value
-
-
-def _time(least_s: float, most_s: float) -> Callable[[Any], float]:
-    def parse_value(value: Any) -> float:
-        if not isinstance(value, str | int | float):
-            raise ValueError(f"{value!r} is not a time; write for example 60s, 5m or 1h")
-        seconds = parse_duration_s(value)
-        if not least_s <= seconds <= most_s:
-            raise ValueError(f"must be between {least_s:g} and {most_s:g} seconds, not {value!r}")
-        return seconds
-
-    return parse_value
-
-
-def _one_of(known: tuple[str, ...]) -> Callable[[Any], str]:
-    def parse_value(value: Any) -> str:
-        if value not in known:
-            near = difflib.get_close_matches(str(value), known, 1, 0.5)
-            raise ValueError(
-                f"{value!r} is not one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        return str(value)
-
-    return parse_value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, not {value!r}")
-    return value
-
-
-def _sha256(value: Any) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", str(value)):
-        raise ValueError("sha256 must be 64 hexadecimal digits")
-    return str(value).lower()
-
-
-def _name(value: Any) -> str:
-    if not is_name(str(value)):
-        raise ValueError(f"{value!r} is no name: {NAME_RULE}")
-    return str(value)
-
-
-def _http_url(value: Any) -> str:
-    parts = urlsplit(str(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{value!r} must be http://HOST[:PORT]/v1 or https://…")
-    return str(value).rstrip("/")
-
-
-def _money(value: Any) -> int:
-    if isinstance(value, bool):
-        raise ValueError(f"{value!r} is not an amount of money")
-    return parse_money_pico(value)
-
-
-def _per_token(value: Any) -> int:
-    per_million = _money(value)
-    pico, rest = divmod(per_million, 10**6)
-    if rest:
-        raise ValueError(f"{value!r} per million tokens is finer than {10**6 / PICO_PER_UNIT:g}; round it")
-    return pico
-
-
-def _memory(value: Any) -> int | None:
-    if value == "auto":
-        return None
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a size; write auto, 512MiB or 6GiB")
-    size = parse_bytes(value)
-    if size < 2**20:
-        raise ValueError(f"{value!r} is less than any model needs; write for example 512MiB")
-    return size

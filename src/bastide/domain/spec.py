@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bastide.domain.apps import AppSpec, launch_parts
+
 
 class ServiceKind(StrEnum):
     MODEL = "model"
@@ -80,7 +82,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """One declared service of a project. Exactly one of `model` and `endpoint` is set for kind `model`."""
+    """One declared service of a project. Exactly one of `model` and `endpoint` is set for kind `model`, `app` for `app`."""
 
     project: str
     name: str
@@ -96,6 +98,7 @@ class ServiceSpec:
     resources: Resources = field(default_factory=Resources)
     context_tokens: int = 4096
     embeddings: bool = False
+    app: AppSpec | None = None
 
 
 def launch_key(spec: ServiceSpec) -> tuple[object, ...]:
@@ -105,8 +108,9 @@ def launch_key(spec: ServiceSpec) -> tuple[object, ...]:
         spec.model,
         spec.endpoint,
         spec.engine,
-        min(spec.target_in_flight, 16),
+        min(spec.target_in_flight, 16) if spec.app is None else 0,
         spec.resources,
         spec.context_tokens,
         spec.embeddings,
+        launch_parts(spec.app) if spec.app is not None else None,
     )
