@@ -61,7 +61,7 @@ class Agent:
                 self.listeners.append(listener)
         for listener, serve in zip(self.listeners, (self.serve, self.serve_app), strict=False):
             threading.Thread(target=self.accept, args=(listener, serve), daemon=True).start()
-        if os.path.exists("/run/bastide/egress/proxy") and self.proxy is None:
+        if os.path.isdir("/run/bastide/egress") and self.proxy is None:
             self.listen_proxy()
 
     def listen_proxy(self) -> None:
@@ -120,7 +120,9 @@ class Agent:
             upstream.connect("/run/bastide/egress/proxy")
         except OSError:
             upstream.close()
-            line.sendall(b"HTTP/1.1 503 No egress\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            said = b"nothing may leave this box; its owner can allow it with egress rules\n"
+            head = b"HTTP/1.1 403 No egress\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n" % len(said)
+            line.sendall(head + b"X-Bastide-Egress: refused\r\nConnection: close\r\n\r\n" + said)
             return
         self.splice(line, upstream, b"")
 
@@ -190,7 +192,7 @@ class Agent:
                 self.environment.pop(name, None)
             else:
                 self.environment[name] = str(value)
-        if os.path.exists("/run/bastide/egress/proxy") and self.proxy is None:
+        if os.path.isdir("/run/bastide/egress") and self.proxy is None:
             self.listen_proxy()
         wire.send_json(line, wire.ANSWER, {})
 
@@ -400,17 +402,14 @@ class Agent:
         for name in ("agent", "app"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, name))
-        threading.Thread(target=self.until_back, args=(directory,), daemon=True).start()
+        threading.Thread(target=self.until_back, daemon=True).start()
 
-    def until_back(self, directory: str) -> None:
-        """The host lays `go` into the directory once the box runs again; a box that is saved never sees it before."""
+    def until_back(self) -> None:
+        """The host lays `go` where we can see it once this box, or the one brought back from it, may go on."""
         import time
 
-        go = os.path.join(directory, "go")
-        while not os.path.exists(go):
+        while not os.path.exists("/run/bastide/host/go"):
             time.sleep(0.004)
-        with contextlib.suppress(OSError):
-            os.unlink(go)
         self.quiet = False
         self.listen()
 

@@ -72,7 +72,7 @@ class Pausing(Isolation, Protocol):
     """A tier that can save processes with their memory, and bring them back."""
 
     def save_command(self, box: Box, pid: int) -> SaveCommand:
-        """What writes a running, quiet box to `saved_at`, and ends it. Run by the keeper."""
+        """What writes a running, quiet box to `saved_at` while it lives on. Run by the keeper."""
         ...
 
     def saved_at(self, box: Box) -> str:
@@ -83,6 +83,10 @@ class Pausing(Isolation, Protocol):
         """As `prepare`, from what was saved in the directory `image`."""
         ...
 
-    def begin_again(self, box: Box, pid: int) -> None:
-        """Tell a restored box that it may listen again. Raises OSError until it is there to be told."""
+    def hush(self, box: Box) -> None:
+        """Before the box is asked to be quiet: it stays so until `begin_again`."""
+        ...
+
+    def begin_again(self, box: Box) -> None:
+        """A box that was saved, or brought back, may listen again."""
         ...

@@ -37,6 +37,7 @@ class Running:
     box: Box
     pid: int
     frozen: bool = False
+    leaving: bool = False  # we end it ourselves
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -94,9 +95,10 @@ class Boxes:
         """Bring back what was saved in `image`."""
         isolation = self.pauses(box.tier)
         launch = await asyncio.to_thread(isolation.prepare_restore, box, image)
-        return await self._started(box, launch, restored=True)
+        isolation.begin_again(box)
+        return await self._started(box, launch)
 
-    async def _started(self, box: Box, launch: BoxLaunch, restored: bool = False) -> Running:
+    async def _started(self, box: Box, launch: BoxLaunch) -> Running:
         log = os.path.join(self._logs, f"{box.name}.log")
         order = {
             "instance": box.name, "child": "", "socket": "", "log": log, "lease_s": self._lease_s,
@@ -105,7 +107,7 @@ class Boxes:
         running = self.running[box.name] = Running(box, 0)
         try:
             running.pid = int((await self._keeper.ask("start", launch=order))["pid"])
-            await self._until_it_answers(running, restored)
+            await self._until_it_answers(running)
             return running
         except BaseException as error:
             said = _tail(log)
@@ -115,18 +117,12 @@ class Boxes:
                 raise EngineStartFailed(f"the sandbox did not start: {error.message}{said}") from None
             raise
 
-    async def _until_it_answers(self, running: Running, restored: bool) -> None:
+    async def _until_it_answers(self, running: Running) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HELLO_S_MAX
-        told = not restored
-        isolation: Any = self._isolations[running.box.tier]
         while True:
             if running.ended.done():
                 raise Unavailable(running.ended.result())
-            if not told:
-                with contextlib.suppress(OSError):
-                    isolation.begin_again(running.box, running.pid)
-                    told = True
             with contextlib.suppress(OSError):
                 line = await self._open(running, {"op": "hello"})
                 try:
@@ -140,11 +136,14 @@ class Boxes:
 
     async def end(self, box: Box) -> None:
         """Kill all of it at once and leave nothing."""
-        running = self.running.pop(box.name, None)
-        if running is not None and running.pid and not running.ended.done():
-            with contextlib.suppress(BastideError):
-                await self._keeper.ask("signal", instance=box.name, signal=int(signal.SIGKILL))
-                await asyncio.wait_for(asyncio.shield(running.ended), END_S_MAX)
+        running = self.running.get(box.name)
+        if running is not None:
+            running.leaving = True
+            if running.pid and not running.ended.done():
+                with contextlib.suppress(BastideError, TimeoutError):
+                    await self._keeper.ask("signal", instance=box.name, signal=int(signal.SIGKILL))
+                    await asyncio.wait_for(asyncio.shield(running.ended), END_S_MAX)
+            self.running.pop(box.name, None)
         isolation = self._isolations.get(box.tier)
         if isolation is not None:
             await asyncio.to_thread(isolation.clear, box)
@@ -170,7 +169,7 @@ class Boxes:
     async def ask(self, name: str, question: dict[str, Any]) -> Line:
         """An open question to a box's agent. A frozen one is connected to first and thawed second: nothing is lost."""
         running = self.running.get(name)
-        if running is None or running.ended.done():
+        if running is None or running.leaving or running.ended.done():
             raise Unavailable("the sandbox has ended")
         try:
             line = await self._open(running, question)
@@ -209,33 +208,44 @@ class Boxes:
         isolation.thaw(running.box, running.pid)  # a write to one file: quicker than a thread
         running.frozen = False
 
-    async def save(self, name: str, *, go_on: bool) -> str:
-        """Write all of it to a directory, whose path is returned; `go_on`: it runs on after that."""
+    async def save(self, name: str) -> str:
+        """Write all of it to a directory, whose path is returned. It is quiet from then on: `nudge` lets it go on."""
         running = self.running[name]
         isolation = self.pauses(running.box.tier)
         if running.frozen:
             await self.thaw(name)
+        isolation.hush(running.box)
         await self.tell(name, {"op": "quiet"})
         command = await asyncio.to_thread(isolation.save_command, running.box, running.pid)
         key = f"save-{name}"
         self._entered[key] = asyncio.get_running_loop().create_future()
         try:
-            argv = list(command.argv)
-            argv.insert(argv.index("checkpoint") + 1, "--leave-running")
-            await self._keeper.ask("enter", inside=command.inside, user=command.user, argv=argv, key=key)
+            await self._keeper.ask("enter", inside=command.inside, user=command.user, argv=list(command.argv), key=key)
             code, said = await self._entered[key]
             if code != 0:
                 raise Unavailable(f"the sandbox could not be saved: {said[-300:] or f'status {code}'}")
+        except BaseException:
+            with contextlib.suppress(BastideError, OSError):
+                await asyncio.shield(self.nudge(name))
+            raise
         finally:
             del self._entered[key]
-            if go_on and name in self.running:
-                await self._go_on(running, isolation)
         return isolation.saved_at(running.box)
 
-    async def _go_on(self, running: Running, isolation: Pausing) -> None:
+    async def nudge(self, name: str) -> None:
+        """Let one that was saved, or was about to be, go on. Nothing happens to one that was not."""
+        running = self.running.get(name)
+        if running is None:
+            return
+        isolation: Any = self._isolations[running.box.tier]
+        if not getattr(isolation, "pauses", False) or running.frozen:
+            return
         with contextlib.suppress(OSError):
-            isolation.begin_again(running.box, running.pid)
-        await self._until_it_answers(running, restored=False)
+            _, descriptor = isolation.connect_path(running.box, "agent", running.pid)
+            os.close(descriptor)
+            return
+        isolation.begin_again(running.box)
+        await self._until_it_answers(running)
 
     # --- news ------------------------------------------------------------------------------------------------------
 
@@ -257,7 +267,8 @@ class Boxes:
         running = self.running.get(name)
         if running is not None and not running.ended.done():
             running.ended.set_result(reason)
-            self._lost(name, reason)
+            if not running.leaving:
+                self._lost(name, reason)
 
 
 def _tail(log: str) -> str:

@@ -40,14 +40,14 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._sandboxes / f"{sandbox}.json")
 
-    def snapshots(self) -> tuple[Snapshot, ...]:
-        """Whole ones; what a kill left half made is removed."""
+    def snapshots(self, in_use: set[str]) -> tuple[Snapshot, ...]:
+        """Whole ones; what a kill left half made is removed. `in_use`: images without a record that are needed."""
         found = []
         for folder in sorted(self._snapshots.iterdir()):
             about = folder / "snapshot.json"
             if about.exists():
                 found.append(msgspec.json.decode(about.read_bytes(), type=Snapshot))
-            else:
+            elif folder.name not in in_use:
                 shutil.rmtree(folder, ignore_errors=True)
         return tuple(found)
 
@@ -55,14 +55,20 @@ class Records:
         """Where the saved state of a snapshot lies."""
         return self._snapshots / snapshot / "image"
 
-    def take_image(self, snapshot: str, image: Path) -> Path:
-        """Move a saved image into its place; it counts once `keep_snapshot` has returned."""
+    def take_image(self, snapshot: str, saved: Path) -> Path:
+        """Move the files of a saved image to their place, on disk when it returns. The directory they came from stays."""
         target = self.image(snapshot)
-        target.parent.mkdir(mode=0o700)
-        shutil.move(str(image), str(target))
-        for file in target.iterdir():
-            with open(file, "rb") as opened:
+        target.mkdir(parents=True)
+        target.chmod(0o755)  # below a directory that is ours alone, shown to the box that is brought back
+        for file in saved.iterdir():
+            kept = target / file.name
+            shutil.move(str(file), str(kept))
+            with open(kept, "rb") as opened:
+                os.fchmod(opened.fileno(), 0o644)
                 os.fsync(opened.fileno())
+        folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
         return target
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:

@@ -69,16 +69,22 @@ class GvisorIsolation(Boxed):
     def save_command(self, box: Box, pid: int) -> SaveCommand:
         below = tree.descendants(pid)
         program = next((one for one in below if _name(one) == "runsc"), pid)
-        argv = ("/runsc", *FLAGS, "checkpoint", "--image-path=/image", CONTAINER)
+        argv = ("/runsc", *FLAGS, "checkpoint", "--leave-running", "--image-path=/image", CONTAINER)
         return SaveCommand(program, box_user(box.name), argv)
 
     def saved_at(self, box: Box) -> str:
         return str(self._folders.bundle(box.name) / "image")
 
-    def begin_again(self, box: Box, pid: int) -> None:
-        """Tell a restored box that it may listen again."""
-        with open(f"/proc/{_room(pid)}/root/sockets/go", "x"):
-            pass
+    def hush(self, box: Box) -> None:
+        """What is asked to be quiet from now on stays so until `begin_again`."""
+        self._go(box).unlink(missing_ok=True)
+
+    def begin_again(self, box: Box) -> None:
+        """A box that was saved, or brought back, may listen again."""
+        self._go(box).touch(mode=0o644)
+
+    def _go(self, box: Box) -> Path:
+        return self._folders.bundle(box.name) / "host" / "go"
 
     def address(self, box: Box, name: str, pid: int) -> str:
         return f"/proc/{_room(pid)}/root/sockets/{name}"
@@ -97,6 +103,9 @@ class GvisorIsolation(Boxed):
         images.mkdir(exist_ok=True)
         user = box_user(box.name)
         chown(str(images), user)
+        told = bundle / "host"
+        told.mkdir(exist_ok=True)
+        told.chmod(0o755)
         opened = _Opened()
         words = [
             "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent",
@@ -164,6 +173,7 @@ class GvisorIsolation(Boxed):
         found.append({
             "destination": "/run/bastide/sockets", "type": "bind", "source": "/sockets", "options": ["rbind", "rw"],
         })  # fmt: skip
+        show(self._folders.bundle(box.name) / "host", "/run/bastide/host")
         for mount in box.mounts:
             show(mount.source, mount.target, mount.writable)
         if box.egress_directory:

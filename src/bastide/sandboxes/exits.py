@@ -1,0 +1,63 @@
+"""The egress proxies of this node's sandboxes: one each, from before it starts until after it has ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from bastide.domain.sandboxes import EgressRules
+from bastide.egress.proxy import Proxy
+from bastide.policy.egress import parse
+
+
+class Exits:
+    """`directory`: below it each box has one of its own, shown inside. `bastide`: (host, port) of our own gateway."""
+
+    def __init__(self, directory: Path, sets: Mapping[str, tuple[str, ...]], bastide: tuple[str, int] | None) -> None:
+        self._directory, self._sets, self._bastide = directory, sets, bastide
+        self._proxies: dict[str, Proxy] = {}
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def directory(self, box: str) -> str:
+        """Made at once: it must be there when the box starts, though nothing listens in it before `open`."""
+        folder = self._directory / box
+        folder.mkdir(exist_ok=True)
+        os.chmod(folder, 0o755)
+        return str(folder)
+
+    def check(self, rules: EgressRules) -> None:
+        """Raises InvalidRequest where they can't be read."""
+        parse(rules.allow, self._sets)
+
+    async def open(self, box: str, project: str, rules: EgressRules) -> None:
+        """Let out what the rules allow. Raises what `check` raises; then nothing leaves."""
+        parsed = parse(rules.allow, self._sets)
+        await self.shut(box, keep_directory=True)
+        if parsed:
+            await self._listen(box, Proxy(parsed, self._bastide))
+
+    async def _listen(self, box: str, proxy: Proxy) -> None:
+        await proxy.listen(os.path.join(self.directory(box), "proxy"))
+        self._proxies[box] = proxy
+
+    async def change(self, box: str, rules: EgressRules) -> int:
+        """From now on; returns how many open connections ended."""
+        parsed = parse(rules.allow, self._sets)
+        proxy = self._proxies.get(box)
+        if proxy is None:
+            await self.open(box, "", rules)
+            return 0
+        return proxy.change(parsed)
+
+    async def shut(self, box: str, *, keep_directory: bool = False) -> None:
+        proxy = self._proxies.pop(box, None)
+        if proxy is not None:
+            await proxy.close()
+        if not keep_directory:
+            shutil.rmtree(self._directory / box, ignore_errors=True)
+
+    async def close(self) -> None:
+        for box in list(self._proxies):
+            await self.shut(box)

@@ -1,0 +1,463 @@
+"""The sandboxes of one node: made, used, put to rest, saved, ended. Owns which there are and what each may do.
+
+What is acknowledged is recorded first; what is not recorded is ended at the next start. It never looks at what passes
+through a sandbox, and never logs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bastide.domain.errors import BastideError, Conflict, InvalidRequest, NoRoom, NotFound, Unavailable, Unsupported
+from bastide.domain.isolation import Box, Limits, Scratch
+from bastide.domain.sandboxes import TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec, Snapshot
+from bastide.policy.sandboxes import Idle, Step, next_step
+from bastide.ports.clock import Clock
+from bastide.ports.vault import Vault
+from bastide.sandboxes.boxes import Boxes
+from bastide.sandboxes.exits import Exits
+from bastide.sandboxes.line import Line
+from bastide.sandboxes.meter import SandboxMeter
+from bastide.sandboxes.pool import Kind, Pool
+from bastide.sandboxes.records import Records
+from bastide.sandboxes.settings import SandboxSettings
+from bastide.sandboxes.snapshots import Snapshots
+from bastide.sandboxes.templates import Templates
+
+HOME = "/home/user"
+ENVIRONMENT_BYTES_MAX = 128 * 1024
+LOOK_S_MIN = 0.05
+
+
+@dataclass(slots=True)
+class Live:
+    """A sandbox and what is only known while this process lives."""
+
+    sandbox: Sandbox
+    last_used_s: float
+    in_use: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whatever changes its phase
+    phase_since_s: float = 0.0
+
+
+class House:
+    def __init__(
+        self,
+        settings: SandboxSettings,
+        boxes: Boxes,
+        records: Records,
+        templates: Templates,
+        exits: Exits,
+        meter: SandboxMeter,
+        vault: Vault,
+        clock: Clock,
+    ) -> None:
+        self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
+        self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock
+        self.live: dict[str, Live] = {}
+        self.snapshots = Snapshots(records, clock)
+        spare_limits = Limits(processes=512) if "processes" in settings.enforces else Limits()
+        self.pool = Pool(boxes, self._box, settings.spares, spare_limits, clock)
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life of the house -----------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take up what an earlier process left: its sandboxes live on, what it had not acknowledged is ended."""
+        survivors = await self.boxes.survivors()
+        now_s = self._clock.now_s()
+        kept: set[str] = set()
+        for sandbox in self.records.sandboxes():
+            if sandbox.phase is SandboxPhase.PAUSED:
+                self._take(sandbox, now_s)
+            elif sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT) and sandbox.box in survivors:
+                box = self._named_box(sandbox)
+                running = self.boxes.adopt(box, survivors[sandbox.box])
+                running.frozen = sandbox.phase is SandboxPhase.LIGHT
+                kept.add(sandbox.box)
+                self._take(sandbox, now_s)
+                await self.exits.open(sandbox.box, sandbox.project, sandbox.spec.egress)
+                self._spawn(self.boxes.nudge(sandbox.box))  # it may have been being saved just then
+            else:
+                self.records.forget(sandbox.sandbox)
+        for name in survivors:
+            if name not in kept:
+                await self.boxes.end_stranger(name)
+        await asyncio.to_thread(self.boxes.sweep, frozenset(kept))
+        self.snapshots.recover({live.sandbox.image for live in self.live.values() if live.sandbox.image})
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pool.run())
+            group.create_task(self._look_forever())
+
+    async def close(self, *, end_boxes: bool) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        now_s = self._clock.now_s()
+        for live in self.live.values():
+            self._account(live, now_s)
+        if end_boxes:
+            for live in list(self.live.values()):
+                if live.sandbox.phase is not SandboxPhase.PAUSED:
+                    self.records.forget(live.sandbox.sandbox)
+            for running in list(self.boxes.running.values()):
+                with contextlib.suppress(BastideError, OSError):
+                    await self.boxes.end(running.box)
+        await self.boxes.close(end_boxes=end_boxes)
+        await self.exits.close()
+        self._meter.close()
+
+    def lost(self, name: str, reason: str) -> None:
+        """A box has ended by itself."""
+        for live in list(self.live.values()):
+            if live.sandbox.box == name and live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT):
+                self._spawn(self._end(live, f"its processes ended: {reason}"))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- create ----------------------------------------------------------------------------------------------------
+
+    async def create(self, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str]) -> Sandbox:
+        """A sandbox that answers, recorded. Raises what can't be had, by name."""
+        image = ""
+        if spec.template.startswith("snapshot:"):
+            snapshot = self.snapshots.of(project, spec.template.removeprefix("snapshot:"))
+            image = snapshot.snapshot
+            spec = replace(spec, tier=snapshot.spec.tier, disk_bytes=snapshot.spec.disk_bytes)
+            base = snapshot.spec.template
+            environment = {**self._opened(snapshot.environment), **environment}
+        else:
+            base = self.templates.named(spec.template).name
+        if sum(len(name) + len(value) for name, value in environment.items()) > ENVIRONMENT_BYTES_MAX:
+            raise InvalidRequest(f"env holds more than {ENVIRONMENT_BYTES_MAX} bytes", param="env")
+        self.exits.check(spec.egress)
+        if not 1.0 <= spec.timeout_s <= TIMEOUT_S_MAX:
+            raise InvalidRequest(f"timeout must be 1 s to {TIMEOUT_S_MAX:.0f} s", param="timeout")
+        self._admit(spec)
+        identity = f"sb-{secrets.token_hex(8)}"
+        spec = replace(spec, template=base)
+        if image:
+            return await self._begun(identity, project, key_id, spec, environment, image)
+        kind = Kind(spec.template, spec.tier, spec.disk_bytes)
+        running = self.pool.take(kind)
+        if running is not None:
+            box = replace(running.box, limits=spec.limits)
+            try:
+                await asyncio.to_thread(self.boxes.tier(box.tier).limit, box)
+            except BaseException:
+                await asyncio.shield(self.boxes.end(running.box))
+                raise
+            running.box = box
+        else:
+            box = self._box(kind, spec.limits)
+            await self.boxes.start(box)
+        return await self._settled(identity, project, key_id, spec, environment, box)
+
+    async def _begun(
+        self, identity: str, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str], image: str
+    ) -> Sandbox:
+        box = self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
+        await self.boxes.restore(box, str(self.records.image(image)))
+        return await self._settled(identity, project, key_id, spec, environment, box)
+
+    async def _settled(
+        self, identity: str, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str], box: Box
+    ) -> Sandbox:
+        now_s = self._clock.now_s()
+        sealed = base64.b64encode(self._vault.seal(json.dumps(environment), "sandbox")).decode() if environment else ""
+        sandbox = Sandbox(
+            identity, project, key_id, spec, SandboxPhase.RUNNING, box.name, now_s, now_s + spec.timeout_s, sealed
+        )
+        try:
+            await self.exits.open(box.name, project, spec.egress)
+            told = {**environment, "BASTIDE_SANDBOX": identity}
+            await self.boxes.tell(box.name, {"op": "settle", "env": told})
+            await asyncio.to_thread(self.records.keep, sandbox)
+        except BaseException:
+            await asyncio.shield(self._undo(box))
+            raise
+        self._take(sandbox, now_s)
+        self._changed.set()
+        return sandbox
+
+    async def _undo(self, box: Box) -> None:
+        await self.exits.shut(box.name)
+        await self.boxes.end(box)
+
+    def _admit(self, spec: SandboxSpec) -> None:
+        if len(self.live) >= self.settings.sandboxes_max:
+            raise NoRoom(f"there are {len(self.live)} sandboxes already, the most this node allows; end some")
+        refused = self.boxes.tier(spec.tier).refuses(Box("probe", spec.tier, ("true",), limits=spec.limits))
+        if refused is not None:
+            raise Unsupported(refused)
+        promised = sum(
+            live.sandbox.spec.limits.memory_bytes or 0
+            for live in self.live.values()
+            if live.sandbox.phase is SandboxPhase.RUNNING
+        )
+        wanted = spec.limits.memory_bytes or 0
+        if promised + wanted > self.settings.memory_budget_bytes:
+            raise NoRoom(
+                f"running sandboxes are promised {promised >> 20} MiB of the {self.settings.memory_budget_bytes >> 20} "
+                f"MiB for sandboxes here, and this one asks for {wanted >> 20} MiB; end or pause some, or ask for less",
+                retry_after_s=5.0,
+            )
+
+    def _box(self, kind: Kind, limits: Limits) -> Box:
+        return self._box_named(f"s{secrets.token_hex(6)}", kind, limits)
+
+    def _named_box(self, sandbox: Sandbox) -> Box:
+        spec = sandbox.spec
+        return self._box_named(sandbox.box, Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
+
+    def _box_named(self, name: str, kind: Kind, limits: Limits) -> Box:
+        template = self.templates.named(kind.template)
+        environment = [("HOME", HOME), ("PATH", template.path), ("USER", "user"), ("LANG", "C.UTF-8")]
+        if template.python:
+            environment.append(("BASTIDE_PYTHON", template.python))
+        return Box(
+            name=name,
+            tier=kind.tier,
+            arguments=self.templates.arguments(),
+            environment=tuple(environment),
+            root=template.root,
+            mounts=self.templates.mounts(),
+            scratch=(Scratch(HOME, kind.disk_bytes),),
+            limits=limits,
+            listens=("agent",),
+            egress_directory=self.exits.directory(name),
+            hostname="sandbox",
+        )
+
+    def _take(self, sandbox: Sandbox, now_s: float) -> Live:
+        live = self.live[sandbox.sandbox] = Live(sandbox, now_s, phase_since_s=now_s)
+        return live
+
+    # --- use -------------------------------------------------------------------------------------------------------
+
+    def of(self, project: str | None, identity: str) -> Live:
+        """The sandbox, if it is this project's (None: anybody's). Raises NotFound."""
+        live = self.live.get(identity)
+        if live is None or (project is not None and live.sandbox.project != project):
+            raise NotFound(f"there is no sandbox {identity!r}; it may have reached the end of its lifetime")
+        return live
+
+    @contextlib.asynccontextmanager
+    async def using(self, live: Live) -> AsyncIterator[str]:
+        """While inside, the sandbox is awake and counts as in use; gives the name of its box."""
+        live.in_use += 1
+        try:
+            if live.sandbox.phase is SandboxPhase.PAUSED:
+                await self.resume(live)
+            elif live.sandbox.phase is SandboxPhase.LIGHT:
+                async with live.lock:
+                    if live.sandbox.phase is SandboxPhase.LIGHT:
+                        self._move(live, SandboxPhase.RUNNING, "used", durable=False)
+            elif live.lock.locked():  # being saved or put to rest this moment: wait for it to be over
+                async with live.lock:
+                    pass
+            yield live.sandbox.box
+        finally:
+            live.in_use -= 1
+            live.last_used_s = self._clock.now_s()
+            self._changed.set()
+
+    async def ask(self, live: Live, question: dict[str, Any]) -> Line:
+        """An open question to its agent; wakes it. Call within `using`."""
+        return await self.boxes.ask(live.sandbox.box, question)
+
+    # --- change ----------------------------------------------------------------------------------------------------
+
+    async def set_timeout(self, live: Live, timeout_s: float) -> Sandbox:
+        """It ends that many seconds from now."""
+        if not 1.0 <= timeout_s <= TIMEOUT_S_MAX:
+            raise InvalidRequest(f"timeout must be 1 s to {TIMEOUT_S_MAX:.0f} s", param="timeout")
+        live.sandbox = replace(live.sandbox, expires_s=self._clock.now_s() + timeout_s)
+        await asyncio.to_thread(self.records.keep, live.sandbox)
+        self._changed.set()
+        return live.sandbox
+
+    async def set_egress(self, live: Live, rules: EgressRules) -> Sandbox:
+        """At once, for open connections too; recorded before it is acknowledged."""
+        self.exits.check(rules)
+        live.sandbox = replace(live.sandbox, spec=replace(live.sandbox.spec, egress=rules))
+        await asyncio.to_thread(self.records.keep, live.sandbox)
+        await self.exits.change(live.sandbox.box, rules)
+        return live.sandbox
+
+    async def kill(self, live: Live) -> None:
+        await self._end(live, "asked")
+
+    async def _end(self, live: Live, reason: str) -> None:
+        sandbox = live.sandbox
+        if self.live.pop(sandbox.sandbox, None) is None:
+            return
+        now_s = self._clock.now_s()
+        self._account(live, now_s)
+        # The record goes first: once it is gone the sandbox has ended, and a restart clears what is left of it.
+        await asyncio.to_thread(self.records.forget, sandbox.sandbox)
+        running = self.boxes.running.get(sandbox.box)
+        await self.exits.shut(sandbox.box)
+        if running is not None:
+            await self.boxes.end(running.box)
+        if sandbox.image:
+            await asyncio.to_thread(self.snapshots.drop, sandbox.image)
+
+    # --- rest, save, bring back ------------------------------------------------------------------------------------
+
+    async def pause(self, live: Live) -> Sandbox:
+        """Save it with its processes and end them; any use brings it back."""
+        self.boxes.pauses(live.sandbox.spec.tier)
+        async with live.lock:
+            if live.sandbox.phase is SandboxPhase.PAUSED:
+                return live.sandbox
+            if live.sandbox.sandbox not in self.live:
+                raise NotFound("the sandbox has ended")
+            name = live.sandbox.box
+            running = self.boxes.running[name]
+            saved = await self.boxes.save(name)
+            image = await asyncio.to_thread(self.snapshots.lay_aside, saved)
+            self._move(live, SandboxPhase.PAUSED, "paused", image=image)
+            await self.exits.shut(name)
+            await self.boxes.end(running.box)
+        return live.sandbox
+
+    async def resume(self, live: Live) -> Sandbox:
+        async with live.lock:
+            if live.sandbox.phase is not SandboxPhase.PAUSED:
+                return live.sandbox
+            spec, image = live.sandbox.spec, live.sandbox.image
+            box = self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
+            await self.exits.open(box.name, live.sandbox.project, spec.egress)
+            await self.boxes.restore(box, str(self.records.image(image)))
+            self._move(live, SandboxPhase.RUNNING, "resumed", image="", box=box.name)
+            await asyncio.to_thread(self.snapshots.drop, image)
+        return live.sandbox
+
+    async def snapshot(self, live: Live, name: str) -> Snapshot:
+        """Save it while it runs on."""
+        self.boxes.pauses(live.sandbox.spec.tier)
+        async with self.using(live) as box, live.lock:
+            saved = await self.boxes.save(box)
+            try:
+                return await asyncio.to_thread(
+                    self.snapshots.make, live.sandbox.project, name, live.sandbox.spec, saved, live.sandbox.environment
+                )
+            finally:
+                await self.boxes.nudge(box)
+
+    async def fork(self, live: Live, count: int, key_id: str) -> list[Sandbox]:
+        """That many more of it, as it is now."""
+        if not 1 <= count <= 20:
+            raise InvalidRequest("a fork makes 1 to 20", param="count")
+        snapshot = await self.snapshot(live, "fork")
+        left_s = max(1.0, live.sandbox.expires_s - self._clock.now_s())
+        spec = replace(live.sandbox.spec, template=f"snapshot:{snapshot.snapshot}", timeout_s=left_s)
+        made: list[Sandbox] = []
+        try:
+            for _ in range(count):
+                made.append(await self.create(live.sandbox.project, key_id, spec, {}))  # noqa: PERF401  undone below
+        except BaseException:
+            for sandbox in made:
+                await asyncio.shield(self.kill(self.live[sandbox.sandbox]))
+            raise
+        finally:
+            await asyncio.to_thread(self.records.remove_snapshot, snapshot.snapshot)
+            self.snapshots.forget(snapshot.snapshot)
+        return made
+
+    async def _rest(self, live: Live) -> None:
+        async with live.lock:
+            if live.in_use or live.sandbox.phase is not SandboxPhase.RUNNING:
+                return
+            try:
+                await self.boxes.rest(live.sandbox.box, page_out=True)
+            except (BastideError, OSError, KeyError):
+                with contextlib.suppress(OSError, KeyError):
+                    await self.boxes.thaw(live.sandbox.box)
+                live.last_used_s = self._clock.now_s()
+                return
+            if live.in_use:  # somebody came meanwhile: their connection is open, so now it goes on
+                await self.boxes.thaw(live.sandbox.box)
+                return
+            self._move(live, SandboxPhase.LIGHT, "idle", durable=False)
+
+    def _move(
+        self,
+        live: Live,
+        phase: SandboxPhase,
+        reason: str,
+        *,
+        durable: bool = True,
+        image: str | None = None,
+        box: str | None = None,
+    ) -> None:
+        now_s = self._clock.now_s()
+        self._account(live, now_s)
+        old = live.sandbox
+        live.sandbox = replace(
+            old,
+            phase=phase,
+            reason=reason,
+            image=old.image if image is None else image,
+            box=old.box if box is None else box,
+        )
+        live.phase_since_s = now_s
+        self.records.keep(live.sandbox, durable=durable)
+
+    def _account(self, live: Live, now_s: float) -> None:
+        self._meter.spent(live.sandbox, max(0.0, now_s - live.phase_since_s), now_s)
+        live.phase_since_s = now_s
+
+    # --- the clock -------------------------------------------------------------------------------------------------
+
+    async def _look_forever(self) -> None:
+        while True:
+            self._changed.clear()
+            now_s = self._clock.now_s()
+            due_s = now_s + 3600.0
+            for live in list(self.live.values()):
+                verdict = next_step(self._idle(live), now_s)
+                due_s = min(due_s, verdict.look_again_s)
+                if verdict.step is Step.END:
+                    await self._end(live, verdict.reason)
+                elif verdict.step is Step.REST_LIGHT:
+                    await self._rest(live)
+                elif verdict.step is Step.PAUSE:
+                    with contextlib.suppress(Unavailable, Conflict, NotFound):
+                        await self.pause(live)
+            wait_s = max(LOOK_S_MIN, due_s - self._clock.now_s())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+            await asyncio.sleep(LOOK_S_MIN)
+
+    def _idle(self, live: Live) -> Idle:
+        phase = live.sandbox.phase
+        pauses = bool(getattr(self.boxes.tier(live.sandbox.spec.tier), "pauses", False))
+        return Idle(
+            phase is SandboxPhase.RUNNING,
+            phase is SandboxPhase.LIGHT,
+            live.in_use,
+            live.last_used_s,
+            live.sandbox.expires_s,
+            self.settings.light,
+            pauses,
+        )
+
+    def _opened(self, sealed: str) -> dict[str, str]:
+        if not sealed:
+            return {}
+        found: dict[str, str] = json.loads(self._vault.open(base64.b64decode(sealed), "sandbox"))
+        return found
