@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier, TierReport
+from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier
 
 
 class Isolation(Protocol):
     """Methods are short, synchronous file work; callers on an event loop run them on a thread."""
 
     tier: Tier
-
-    def self_test(self) -> TierReport:
-        """Run something in it and see that its walls stand. Takes up to seconds; never raises."""
-        ...
 
     def refuses(self, box: Box) -> str | None:
         """What of this box can't be enforced here, and what to do about it; None: nothing."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bastide.domain.errors import BastideError, Conflict, InvalidRequest, NoRoom, NotFound, Unavailable, Unsupported
-from bastide.domain.isolation import Box, Limits, Scratch
+from bastide.domain.isolation import Box, Limits, Scratch, TierReport
 from bastide.domain.sandboxes import TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec, Snapshot
 from bastide.policy.sandboxes import Idle, Step, next_step
 from bastide.ports.clock import Clock
@@ -30,6 +30,7 @@ from bastide.sandboxes.records import Records
 from bastide.sandboxes.settings import SandboxSettings
 from bastide.sandboxes.snapshots import Snapshots
 from bastide.sandboxes.templates import Templates
+from bastide.sandboxes.tokens import Tokens
 
 HOME = "/home/user"
 ENVIRONMENT_BYTES_MAX = 128 * 1024
@@ -57,8 +58,11 @@ class House:
         exits: Exits,
         meter: SandboxMeter,
         vault: Vault,
+        tokens: Tokens,
+        tiers: tuple[TierReport, ...],
         clock: Clock,
     ) -> None:
+        self.tokens, self.tiers = tokens, tiers
         self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
         self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock
         self.live: dict[str, Live] = {}
@@ -277,6 +281,21 @@ class House:
     async def ask(self, live: Live, question: dict[str, Any]) -> Line:
         """An open question to its agent; wakes it. Call within `using`."""
         return await self.boxes.ask(live.sandbox.box, question)
+
+    async def tell(self, live: Live, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask its agent and take the one answer; wakes it."""
+        async with self.using(live) as box:
+            return await self.boxes.tell(box, question)
+
+    async def metrics(self, live: Live) -> dict[str, float]:
+        """What it uses now; nothing where it lies on disk."""
+        running = self.boxes.running.get(live.sandbox.box)
+        if running is None:
+            return {"memory_bytes": 0.0, "processes": 0.0}
+        isolation = self.boxes.tier(running.box.tier)
+        usage = await asyncio.to_thread(isolation.usage, running.box, running.pid)
+        usage["resident_bytes"] = float(await asyncio.to_thread(isolation.resident_bytes, running.box, running.pid))
+        return usage
 
     # --- change ----------------------------------------------------------------------------------------------------
 

@@ -61,16 +61,49 @@ class Places:
     def sockets(self) -> Path:
         """In the data directory where its path is short enough, else in the temporary directory."""
         inside = self.data / "sockets"
-        return inside if len(str(inside)) <= SOCKETS_PATH_MAX else Path(tempfile.gettempdir()) / self._private_name
+        return inside if len(str(inside)) <= SOCKETS_PATH_MAX else Path(tempfile.gettempdir()) / self.private_name
 
     @property
     def memory_state(self) -> str:
         """Where prompt caches of sleeping instances are kept: in memory, never on a disk. Empty: nowhere."""
         shared = Path("/dev/shm")
-        return str(shared / self._private_name) if os.access(shared, os.W_OK) else ""
+        return str(shared / self.private_name) if os.access(shared, os.W_OK) else ""
 
     @property
-    def _private_name(self) -> str:
+    def isolation(self) -> Path:
+        """Bundles, filters and what self-tests found."""
+        return self.data / "isolation"
+
+    @property
+    def sandboxes(self) -> Path:
+        """Records of sandboxes, and their snapshots."""
+        return self.data / "sandboxes"
+
+    @property
+    def templates(self) -> Path:
+        """An operator's own templates of sandboxes: each a directory that is `/` inside."""
+        return self.data / "templates"
+
+    @property
+    def sandboxes_http(self) -> str:
+        return str(self.sockets / "sandboxes")
+
+    @property
+    def sandboxes_doors(self) -> str:
+        return str(self.sockets / "doors")
+
+    @property
+    def boxes_keeper_socket(self) -> str:
+        return str(self.sockets / "boxes")
+
+    @property
+    def egress(self) -> Path:
+        """Below it, the directories where boxes' egress proxies listen."""
+        return self.sockets / "e"
+
+    @property
+    def private_name(self) -> str:
+        """Names this data directory on the whole machine."""
         return f"bastide-{os.getuid()}-{hashlib.sha256(str(self.data).encode()).hexdigest()[:12]}"
 
     @property

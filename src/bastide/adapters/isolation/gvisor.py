@@ -18,7 +18,13 @@ from typing import Any
 from bastide.adapters.isolation import etc, tree
 from bastide.adapters.isolation.base import Boxed, chown
 from bastide.adapters.isolation.folders import Folders, box_user
-from bastide.adapters.isolation.namespace import SHARED_MEMORY_BYTES, bubblewrap, scratches
+from bastide.adapters.isolation.namespace import (
+    SHARED_MEMORY_BYTES,
+    bubblewrap,
+    file_identity,
+    program_says,
+    scratches,
+)
 from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier
 
@@ -51,6 +57,12 @@ class GvisorIsolation(Boxed):
     def __init__(self, folders: Folders) -> None:
         super().__init__(folders)
         self._bubblewrap, self._program = bubblewrap(), runsc()
+
+    def version(self) -> str:
+        return program_says(self._program, "--version")
+
+    def identity(self) -> str:
+        return file_identity(self._program) + file_identity(self._bubblewrap)
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:

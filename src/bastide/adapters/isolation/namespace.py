@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from bastide.adapters.isolation import etc
@@ -30,6 +31,25 @@ def bubblewrap() -> str | None:
         return shutil.which("bwrap")
 
 
+def program_says(program: str | None, argument: str) -> str:
+    """The first line a program prints; empty where it can't be run."""
+    if program is None:
+        return ""
+    try:
+        ran = subprocess.run([program, argument], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ran.stdout.strip().splitlines()[0] if ran.stdout.strip() else ""
+
+
+def file_identity(program: str | None) -> str:
+    """Differs for any other file, or the same one changed."""
+    if program is None:
+        return ""
+    status = os.stat(program)
+    return f"{program}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
 class NamespaceIsolation(Boxed):
     """See ports.isolation.Isolation."""
 
@@ -39,6 +59,12 @@ class NamespaceIsolation(Boxed):
     def __init__(self, folders: Folders) -> None:
         super().__init__(folders)
         self._program = bubblewrap()
+
+    def version(self) -> str:
+        return program_says(self._program, "--version")
+
+    def identity(self) -> str:
+        return file_identity(self._program)
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:

@@ -160,3 +160,10 @@ def enter_box(inside: int, user: int | None, argv: list[str], said: int) -> None
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(70)
+
+
+if __name__ == "__main__":  # one box, in the foreground: for self-tests
+    import json
+    import sys
+
+    become_box(json.loads(sys.argv[1]), os.dup(1), os.getppid())

@@ -1,0 +1,51 @@
+"""The sandboxes' API as one application. It serves on a Unix socket; the gateway checks keys and passes requests on."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from bastide import __version__
+from bastide.domain.errors import BastideError, InternalError, InvalidRequest, NotFound
+from bastide.sandboxes.house import House
+from bastide.sandboxes.http import files, lives, running
+
+
+def application(house: House) -> FastAPI:
+    app = FastAPI(
+        title="Bastide sandboxes", version=__version__, docs_url=None, redoc_url=None,
+        openapi_url="/api/v1/sandboxes-openapi.json",
+    )  # fmt: skip
+    app.state.house = house
+    app.include_router(lives.router)
+    app.include_router(running.router)
+    app.include_router(files.router)
+
+    @app.exception_handler(BastideError)
+    async def ours(request: Request, error: BastideError) -> JSONResponse:
+        return _answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+        return _answer(InvalidRequest(f"{where}: {first['msg']}" if where else str(first["msg"]), param=where or None))
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            return _answer(NotFound(f"there is nothing at {request.url.path}"))
+        return JSONResponse(InvalidRequest(str(error.detail)).wire(), status_code=error.status_code)
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        return _answer(InternalError(f"a fault in Bastide itself: {type(error).__name__}; its log has the details"))
+
+    return app
+
+
+def _answer(error: BastideError) -> JSONResponse:
+    headers = {"retry-after": str(max(1, round(error.retry_after_s)))} if error.retry_after_s is not None else None
+    return JSONResponse(error.wire(), status_code=error.status, headers=headers)

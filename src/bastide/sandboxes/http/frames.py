@@ -1,0 +1,106 @@
+"""Answers that go on: the box's own frames passed through, or gathered into one JSON for whoever asks for that."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from bastide.domain.errors import TooLarge
+from bastide.inside import wire
+from bastide.sandboxes.house import House, Live
+from bastide.sandboxes.line import Line, decoded, inside_error
+
+FRAMES = "application/vnd.bastide.frames"
+GATHERED_BYTES_MAX = 16 * 2**20
+
+
+async def opened(house: House, live: Live, question: dict[str, Any]) -> tuple[Any, Line]:
+    """(what to leave by, the line). The sandbox counts as in use until it is left."""
+    use = house.using(live)
+    await use.__aenter__()
+    try:
+        return use, await house.ask(live, question)
+    except BaseException as error:
+        await use.__aexit__(type(error), error, error.__traceback__)
+        raise
+
+
+async def streamed(use: Any, line: Line, first: tuple[int, bytes] | None) -> AsyncIterator[bytes]:
+    """Frames as they come, small ones together with what has come meanwhile."""
+    try:
+        if first is not None:
+            yield wire.HEAD.pack(first[0], len(first[1])) + first[1]
+            if first[0] in (wire.EXIT, wire.END, wire.ERROR):
+                return
+        async for kind, payload in line.frames():
+            yield wire.HEAD.pack(kind, len(payload)) + payload
+    finally:
+        line.close()
+        await use.__aexit__(None, None, None)
+
+
+async def answered(
+    request: Request, house: House, live: Live, question: dict[str, Any], stdin: bytes = b""
+) -> Response:
+    """Run a question whose answer is output and an end: as frames where they are asked for, else gathered."""
+    use, line = await opened(house, live, question)
+    try:
+        if stdin:
+            await line.send(wire.INPUT, stdin)
+        if question.get("stdin"):
+            await line.send(wire.INPUT_END)
+        first = await line.frame()
+        if first[0] == wire.ERROR:
+            raise inside_error(first[1])
+    except BaseException as error:
+        line.close()
+        await use.__aexit__(type(error), error, error.__traceback__)
+        raise
+    if FRAMES in request.headers.get("accept", ""):
+        return StreamingResponse(streamed(use, line, first), media_type=FRAMES)
+    try:
+        return JSONResponse(await gathered(line, first))
+    finally:
+        line.close()
+        await use.__aexit__(None, None, None)
+
+
+async def gathered(line: Line, first: tuple[int, bytes]) -> dict[str, Any]:
+    """All of it as one object. What is no text is in base64, and says so."""
+    kept: dict[int, bytearray] = {wire.OUTPUT: bytearray(), wire.ERRORS: bytearray()}
+    results: list[Any] = []
+    end: dict[str, Any] = {}
+
+    def take(kind: int, payload: bytes) -> bool:
+        if kind in kept:
+            kept[kind] += payload
+            if len(kept[kind]) > GATHERED_BYTES_MAX:
+                raise TooLarge(
+                    f"the output is larger than {GATHERED_BYTES_MAX >> 20} MiB; take it as a stream of frames"
+                )
+        elif kind == wire.ANSWER:
+            results.append(decoded(payload))
+        elif kind == wire.ERROR:
+            raise inside_error(payload)
+        elif kind in (wire.EXIT, wire.END):
+            end.update(decoded(payload))
+            return True
+        return False
+
+    if not take(*first):
+        async for kind, payload in line.frames():
+            if take(kind, payload):
+                break
+    answer: dict[str, Any] = {}
+    for name, kind in (("stdout", wire.OUTPUT), ("stderr", wire.ERRORS)):
+        data = bytes(kept[kind])
+        try:
+            answer[name] = data.decode()
+        except UnicodeDecodeError:
+            answer[f"{name}_base64"] = base64.b64encode(data).decode()
+            answer[name] = data.decode(errors="replace")
+    return {**answer, **({"results": results} if results else {}), **end}

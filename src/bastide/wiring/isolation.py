@@ -1,0 +1,39 @@
+"""Which tiers of isolation hold here, tried, for one use of them: apps and sandboxes never clear up after each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bastide.adapters.isolation.folders import Folders
+from bastide.adapters.isolation.groups import Groups
+from bastide.adapters.isolation.gvisor import GvisorIsolation
+from bastide.adapters.isolation.namespace import NamespaceIsolation
+from bastide.adapters.isolation.selftest import tested
+from bastide.domain.isolation import Tier, TierReport
+from bastide.ports.isolation import Isolation
+from bastide.wiring.places import Places
+
+MICROVM = TierReport(
+    Tier.MICROVM, False, "no adapter boots a machine yet; the tier is refused", mend="ask for gvisor instead"
+)
+PROCESS = TierReport(Tier.PROCESS, True, "for engines we ship; promises nothing")
+
+
+def isolations(places: Places, use: str) -> tuple[Mapping[Tier, Isolation], tuple[TierReport, ...]]:
+    """(those that hold, what every tier's test said). `use`: "apps" or "sandboxes"."""
+    folders = folders_of(places, use)
+    found: dict[Tier, Isolation] = {}
+    reports = [PROCESS]
+    for isolation in (NamespaceIsolation(folders), GvisorIsolation(folders)):
+        report = tested(isolation, folders)
+        reports.append(report)
+        if report.holds:
+            found[isolation.tier] = isolation
+    return found, (*reports, MICROVM)
+
+
+def folders_of(places: Places, use: str) -> Folders:
+    groups = Groups(f"{places.private_name}-{use}")
+    folders = Folders(places.isolation / use, places.sockets / use[0], groups)
+    folders.make()
+    return folders
