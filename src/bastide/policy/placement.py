@@ -1,0 +1,226 @@
+"""On which node, and on which of its devices, an instance is placed. Pure: filter, score, choose, and say why.
+
+The cost of a place is how much device capacity it takes away from what is expected to come. It has four parts, all in
+devices, so that they can be added and explained:
+
+- *stranded*: the growth of what the expected mix could not use on that node. For each class of the mix it counts, as
+  Weng et al. do (FGD, ATC'23), the idle devices the class cannot use there; and beyond that paper the idle devices the
+  node's free cores would not feed, were the class to fill the node. A node whose cores run out before its devices is
+  seen coming while it still can be avoided, not when the last core is gone.
+- *spread*: idle devices left on the node, so that of equal places the fuller node wins and empty nodes stay whole.
+- *scarce*: what the device's model is worth to those who can use no other.
+- *wake*: seconds until it can answer there, from the wake ladder (awake, light, deep here, cached, a neighbour, the source).
+
+A node's cost for a class is kept until that node changes: a decision costs what changed since the last one like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bastide.policy.fleet import WHOLE, Fleet, Integers, Request
+
+Numbers = NDArray[np.float64]
+
+# The most popular classes that make up this share of the mix are looked at; the rest would cost time and say little.
+MIX_SHARE = 0.95
+# A class fills a node with company that needs fewer cores: its own need, this much discounted, bounds what cores feed.
+COMPANY = 1.5
+# What one idle device left behind costs: once by count, once as share of the node. Small beside what is stranded.
+SPREAD_PER_DEVICE = 0.05 / 8
+SPREAD_PER_SHARE = 0.05
+# What a device of a model costs, when those who can use only that model would fill all there is of it.
+SCARCE = 0.3
+# Costs are told apart to a billionth of a device.
+DIGITS = 9
+# Ten seconds of waking are worth a tenth of a device: enough to go where the weights are, not to break up a node.
+WAKE_PER_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What is expected to come: classes by popularity, and how sought each device model is by those who need it.
+
+    `scarcity` by model: the share of that model's devices which requests that name it would take, were the fleet full.
+    """
+
+    cpu_milli: Numbers
+    devices: Numbers
+    device_milli: Numbers
+    popularity: Numbers
+    scarcity: dict[str, float]
+
+    @staticmethod
+    def expected(requests: Iterable[tuple[Request, float]], fleet: Fleet) -> Mix:
+        """From requests and how often each comes. Popularities of those looked at sum to 1; an empty mix strands nothing."""
+        counts: dict[tuple[int, int, int], float] = {}
+        sought = np.zeros(len(fleet.models))
+        by_model = np.bincount(fleet.model, weights=fleet.devices, minlength=len(fleet.models))
+        total = 0.0
+        for request, count in requests:
+            key = (request.cpu_milli, request.devices, request.device_milli if request.devices else 0)
+            counts[key] = counts.get(key, 0.0) + count
+            total += request.total_milli * count
+            able = [index for index, model in enumerate(fleet.models) if model in request.models]
+            if request.devices and able and by_model[able].sum() > 0:
+                sought[able] += request.total_milli * count * by_model[able] / by_model[able].sum()
+        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        kept: list[tuple[tuple[int, int, int], float]] = []
+        covered, everything = 0.0, sum(counts.values())
+        for pair in ranked:
+            if covered >= MIX_SHARE * everything:
+                break
+            kept.append(pair)
+            covered += pair[1]
+        classes = np.array([key for key, _ in kept], dtype=np.float64).reshape(len(kept), 3)
+        popularity = np.array([count for _, count in kept], dtype=np.float64) / max(covered, 1e-12)
+        share = sought / total * by_model.sum() / np.maximum(by_model, 1) if total else sought
+        scarcity = {model: float(share[index]) for index, model in enumerate(fleet.models)}
+        return Mix(classes[:, 0].copy(), classes[:, 1].copy(), classes[:, 2].copy(), popularity, scarcity)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Chosen: `node` by index, `devices` it will have, `cost` in devices (see the module), and why."""
+
+    node: int
+    device: int  # for a share; -1 else
+    cost: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlace:
+    """No node can take it."""
+
+    reason: str
+
+
+class Score(Protocol):
+    """Costs of placing `request` on each of `nodes`, which all fit it, and for a share on which device (else -1)."""
+
+    def __call__(self, fleet: Fleet, request: Request, nodes: Integers) -> tuple[Numbers, Integers]: ...
+
+
+def usable(mix: Mix, cpu: Numbers, used: Numbers, count: Numbers, company: float = COMPANY) -> Numbers:
+    """Thousandths of devices the mix could use, by popularity, on nodes with `cpu` free.
+
+    `used` and `count` (last axis: classes): capacity on devices large enough for each class, and how many such there are.
+    `company` 0: cores only have to suffice for one of the class, as in FGD.
+    """
+    cpu = cpu[..., None]
+    able = (mix.devices > 0) & (count >= mix.devices) & (cpu >= mix.cpu_milli)
+    if company > 0:
+        fed = company * mix.devices * mix.device_milli / np.maximum(mix.cpu_milli, 1.0) * cpu
+        used = np.minimum(used, fed)
+    return np.asarray(np.where(able, used, 0.0) @ mix.popularity)
+
+
+def stranded(mix: Mix, fleet: Fleet, nodes: Integers, company: float = COMPANY) -> Numbers:
+    """Idle thousandths of devices on `nodes` that the mix could not use, by popularity."""
+    free = fleet.free_milli[nodes].astype(np.float64)
+    large = free[:, :, None] >= np.maximum(mix.device_milli, 1.0)
+    used = (free[:, :, None] * large).sum(axis=1)
+    return np.asarray(
+        free.sum(axis=1) - usable(mix, fleet.cpu_free_milli[nodes].astype(np.float64), used, large.sum(axis=1), company)
+    )
+
+
+def growth(
+    mix: Mix, fleet: Fleet, request: Request, nodes: Integers, company: float = COMPANY
+) -> tuple[Numbers, NDArray[np.bool_]]:
+    """How much more would be stranded with `request` on each of `nodes` (which fit it), in devices, by device it may share.
+
+    Nodes x 1 for whole devices and none; nodes x devices for a share, with the mask of devices that can take it.
+    """
+    free = fleet.free_milli[nodes].astype(np.float64)
+    cpu = fleet.cpu_free_milli[nodes].astype(np.float64)
+    size = np.maximum(mix.device_milli, 1.0)
+    large = free[:, :, None] >= size
+    parts = free[:, :, None] * large
+    used, count = parts.sum(axis=1), large.sum(axis=1)
+    before = usable(mix, cpu, used, count, company)
+    after_cpu = cpu - request.cpu_milli
+    if not request.shares:
+        # Whole devices: every class that fits a device at all fits these.
+        taken = request.devices * np.where(size <= WHOLE, 1.0, 0.0)
+        after = usable(mix, after_cpu, used - taken * WHOLE, count - taken, company)
+        grown = (before - after - request.total_milli)[:, None]
+        return grown / WHOLE, np.ones((len(nodes), 1), dtype=bool)
+    left = free - request.device_milli
+    large_after = left[:, :, None] >= size
+    used_after = used[:, None, :] - parts + left[:, :, None] * large_after
+    count_after = count[:, None, :] - large.astype(np.int64) + large_after
+    after = usable(mix, np.broadcast_to(after_cpu[:, None], left.shape), used_after, count_after, company)
+    return (before[:, None] - after - request.device_milli) / WHOLE, left >= 0
+
+
+def costs(mix: Mix) -> Score:
+    """The score that Bastide places by: stranded, spread and scarce (waking is added at the choice, for it changes)."""
+
+    def score(fleet: Fleet, request: Request, nodes: Integers) -> tuple[Numbers, Integers]:
+        grown, able = growth(mix, fleet, request, nodes)
+        grown = np.where(able, np.round(grown, DIGITS), np.inf)
+        best = grown.argmin(axis=1)
+        idle = (fleet.free_milli[nodes].sum(axis=1) - request.total_milli) / WHOLE
+        spread = idle * (SPREAD_PER_DEVICE + SPREAD_PER_SHARE / np.maximum(fleet.devices[nodes], 1))
+        sought = np.array([mix.scarcity.get(model, 0.0) for model in fleet.models])
+        scarce = SCARCE * sought[fleet.model[nodes]] * request.total_milli / WHOLE
+        cost = grown[np.arange(len(nodes)), best] + spread + scarce
+        # Sums differ in their last bits with how many nodes are looked at together; equals must stay equal.
+        return np.round(cost, DIGITS), best if request.shares else np.full(len(nodes), -1)
+
+    return score
+
+
+@dataclass(slots=True)
+class _View:
+    """What one class of request costs on every node, and how much of the fleet's log it has seen."""
+
+    cost: Numbers
+    device: Integers
+    seen: int
+
+
+class Placer:
+    """Chooses places by a score. Keeps costs by class of request; a node is looked at again only once it has changed."""
+
+    def __init__(self, fleet: Fleet, score: Score) -> None:
+        self.fleet, self.score = fleet, score
+        self._views: dict[Request, _View] = {}
+
+    def view(self, request: Request) -> tuple[Numbers, Integers]:
+        """Costs by node (infinite where it does not fit) and the device a share would have there."""
+        fleet = self.fleet
+        view = self._views.get(request)
+        if view is None:
+            view = _View(np.full(len(fleet), np.inf), np.full(len(fleet), -1), 0)
+            self._views[request] = view
+            stale = np.arange(len(fleet))
+        elif view.seen == len(fleet.changed):
+            return view.cost, view.device
+        else:
+            stale = np.array(sorted(set(fleet.changed[view.seen :])), dtype=np.int64)
+        view.seen = len(fleet.changed)
+        fits = fleet.fits(request, stale)
+        view.cost[stale[~fits]] = np.inf
+        able = stale[fits]
+        if len(able):
+            view.cost[able], view.device[able] = self.score(fleet, request, able)
+        return view.cost, view.device
+
+    def choose(self, request: Request, wake_s: Sequence[float] | None = None) -> Place | NoPlace:
+        """The place of least cost; of equals the first node. `wake_s` by node: seconds until it could answer there."""
+        cost, device = self.view(request)
+        total = cost if wake_s is None else cost + WAKE_PER_S * np.asarray(wake_s, dtype=np.float64)
+        node = int(total.argmin()) if len(total) else -1
+        if node < 0 or not np.isfinite(total[node]):
+            return NoPlace(self.fleet.missing(request))
+        waking = "" if wake_s is None else f", answers there in {wake_s[node]:g} s"
+        reason = f"{self.fleet.shapes[node].name} loses the least: {total[node]:+.3f} of a device{waking}"
+        return Place(node, int(device[node]), float(total[node]), reason)

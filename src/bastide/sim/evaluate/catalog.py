@@ -1,0 +1,102 @@
+"""Every evaluation by its name: what it yields and which of its figures a person looks at first."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bastide.domain.errors import InvalidRequest
+from bastide.sim.evaluate import placing
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What to run. Empty sequences stand for all; `tiles` repeats the fleet of E1."""
+
+    data: Path
+    workloads: Sequence[str] = ()
+    policies: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    tiles: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`group`: the column that tells rows of one comparison from another's. `shown`: figures for the terminal."""
+
+    name: str
+    about: str
+    group: str
+    shown: tuple[str, ...]
+    seeds: tuple[int, ...]  # where none are asked for
+    rows: Callable[[Ask], Iterator[Row]]
+
+
+def _placing(ask: Ask) -> Iterator[Row]:
+    return placing.rows(ask.data, ask.workloads, ask.policies, ask.seeds, ask.tiles)
+
+
+EVALUATIONS = {
+    evaluation.name: evaluation
+    for evaluation in (
+        Evaluation(
+            "E1",
+            "placement and fragmentation",
+            "workload",
+            (
+                "alloc_at_90",
+                "alloc_at_95",
+                "alloc_at_100",
+                "alloc_at_130",
+                "frag_pct_of_total_at_100",
+                "decision_us_mean",
+            ),
+            tuple(range(42, 52)),
+            _placing,
+        ),
+    )
+}
+
+
+def evaluation(name: str) -> Evaluation:
+    """The evaluation of that name. Raises InvalidRequest where there is none."""
+    if name not in EVALUATIONS:
+        known = ", ".join(f"{key} ({value.about})" for key, value in EVALUATIONS.items())
+        raise InvalidRequest(f"there is no evaluation {name!r}; there are: {known}")
+    return EVALUATIONS[name]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`42-51`, `42,45` or `42`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InvalidRequest(f"--seeds {text}: give numbers and ranges, such as 42-51 or 42,45")
+        seeds.extend(range(int(first), int(last or first) + 1))
+    if not seeds or len(seeds) > 10_000:
+        raise InvalidRequest(f"--seeds {text}: between 1 and 10,000 seeds")
+    return tuple(seeds)
+
+
+def summary(
+    rows: Iterable[Row], group: str, shown: Sequence[str]
+) -> list[tuple[str, str, int, dict[str, tuple[float, float]]]]:
+    """By group and policy, in order of appearance: number of rows, mean and standard deviation of each figure."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((str(row[group]), str(row["policy"])), []).append(row)
+    summed = []
+    for (name, policy), members in found.items():
+        figures: dict[str, tuple[float, float]] = {}
+        for figure in shown:
+            values = [float(row[figure]) for row in members if row.get(figure) is not None]
+            if values:
+                figures[figure] = (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        summed.append((name, policy, len(members), figures))
+    return summed
