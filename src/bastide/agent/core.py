@@ -48,8 +48,8 @@ class NodeCore(Moves):
         """Take on an instance, or its changed settings. `estimate_bytes`: what it will hold awake, until measured."""
         record = self.records.get(assignment.instance)
         if record is None:
-            known_bytes = self.costs.awake_bytes(assignment.weights) or estimate_bytes
-            awake_bytes = max(known_bytes, assignment.spec.resources.memory_bytes or 0)
+            known_bytes = self.costs.awake_bytes(assignment.content) or estimate_bytes
+            awake_bytes = max(known_bytes, assignment.reserved_bytes)
             record = Record(assignment, since_s=now_s, spent_since_s=now_s, awake_bytes=awake_bytes)
             self.records[assignment.instance] = record
             self._out.append(Changed(assignment.instance))
@@ -175,7 +175,7 @@ class NodeCore(Moves):
         record.proven = True
         reason = f"started in {format_duration(took_s)}"
         if record.woke_from is Rung.DEEP:
-            self.costs.learn(record.assignment.weights, Rung.DEEP, wake_s=took_s)
+            self.costs.learn(record.assignment.content, Rung.DEEP, wake_s=took_s)
         self._awake(record, reason, now_s)
         return self._pump(now_s)
 
@@ -192,7 +192,7 @@ class NodeCore(Moves):
         if record is None or record.phase is not Phase.WAKING:
             return self._flush()
         if record.woke_from is not Rung.LIGHT:  # its pages come back as they are touched: see EngineRoom._rehearse
-            self.costs.learn(record.assignment.weights, record.woke_from, wake_s=took_s)
+            self.costs.learn(record.assignment.content, record.woke_from, wake_s=took_s)
         self._awake(record, f"woken from {record.woke_from.value} in {format_duration(took_s)}", now_s)
         return self._pump(now_s)
 
@@ -218,7 +218,7 @@ class NodeCore(Moves):
         if was_sinking:
             record.failures = 0  # it lived until it was put to sleep
         if was_sinking and rung is not Rung.OFF:
-            self.costs.learn(record.assignment.weights, rung, wake_s=wake_s, sink_s=took_s, held_bytes=held_bytes)
+            self.costs.learn(record.assignment.content, rung, wake_s=wake_s, sink_s=took_s, held_bytes=held_bytes)
             self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
         self._out.append(Changed(instance))
         if record.removing:
@@ -274,9 +274,9 @@ class NodeCore(Moves):
             record.held_bytes = held_bytes
             # What is shared weighs less while others share it: a smaller measurement is believed only little by little.
             before = int(SHRINK * record.awake_bytes) if record.measured else 0
-            record.awake_bytes = max(held_bytes, before, record.assignment.spec.resources.memory_bytes or 0)
+            record.awake_bytes = max(held_bytes, before, record.assignment.reserved_bytes)
             record.measured = True
-            self.costs.learn(record.assignment.weights, Rung.AWAKE, held_bytes=record.awake_bytes)
+            self.costs.learn(record.assignment.content, Rung.AWAKE, held_bytes=record.awake_bytes)
             self._plan_sleep(record)
             self._schedule(record)
             self._out.append(Changed(instance))

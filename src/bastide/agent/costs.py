@@ -1,8 +1,8 @@
-"""What each rung costs for each model on this machine: measured where it was, estimated where it was not yet."""
+"""What each rung costs for each model and app on this machine: measured where it was, estimated where it was not yet."""
 
 from __future__ import annotations
 
-from bastide.domain.instances import RungFact, WeightFile
+from bastide.domain.instances import RungFact
 from bastide.domain.lifecycle import Rung
 from bastide.policy.sleep import RungCost
 
@@ -15,7 +15,7 @@ REHEARSALS = 3
 
 
 class CostBook:
-    """Facts by weights and rung. Owns the smoothing; takes no measurement itself."""
+    """Facts by content (weights, a build) and rung. Owns the smoothing; takes no measurement itself."""
 
     def __init__(self) -> None:
         self._facts: dict[tuple[str, Rung], RungFact] = {}
@@ -27,19 +27,19 @@ class CostBook:
     def facts(self) -> tuple[RungFact, ...]:
         return tuple(self._facts.values())
 
-    def awake_bytes(self, weights: WeightFile | None) -> int | None:
-        """What these weights were measured to hold awake, or None where they never were."""
-        fact = self._facts.get((weights.sha256, Rung.AWAKE)) if weights is not None else None
+    def awake_bytes(self, content: str) -> int | None:
+        """What this was measured to hold awake, or None where it never was."""
+        fact = self._facts.get((content, Rung.AWAKE))
         return fact.held_bytes if fact is not None and fact.held_bytes else None
 
-    def knows_wake(self, weights: WeightFile | None, rung: Rung) -> bool:
-        """Whether resting these weights on `rung` and waking them was measured often enough on this machine."""
-        fact = self._facts.get((weights.sha256, rung)) if weights is not None else None
+    def knows_wake(self, content: str, rung: Rung) -> bool:
+        """Whether resting this on `rung` and waking it was measured often enough on this machine."""
+        fact = self._facts.get((content, rung))
         return fact is not None and fact.wake_s > 0 and fact.samples >= REHEARSALS
 
-    def cost(self, weights: WeightFile | None, awake_bytes: int, rung: Rung) -> RungCost:
+    def cost(self, content: str, awake_bytes: int, rung: Rung) -> RungCost:
         """Bytes held on `rung` and seconds to wake from it, for an instance that holds `awake_bytes` awake."""
-        fact = self._facts.get((weights.sha256, rung)) if weights is not None else None
+        fact = self._facts.get((content, rung))
         guess = _guess(awake_bytes, rung)
         if fact is None:
             return guess
@@ -50,7 +50,7 @@ class CostBook:
 
     def learn(
         self,
-        weights: WeightFile | None,
+        content: str,
         rung: Rung,
         *,
         wake_s: float | None = None,
@@ -58,11 +58,11 @@ class CostBook:
         held_bytes: int | None = None,
     ) -> None:
         """Take in a measurement of one move."""
-        if weights is None:
+        if not content:
             return
-        old = self._facts.get((weights.sha256, rung)) or RungFact(weights.sha256, rung.value, 0.0, 0.0, 0, 0)
-        self._facts[weights.sha256, rung] = RungFact(
-            weights.sha256,
+        old = self._facts.get((content, rung)) or RungFact(content, rung.value, 0.0, 0.0, 0, 0)
+        self._facts[content, rung] = RungFact(
+            content,
             rung.value,
             _smooth(old.wake_s, wake_s),
             _smooth(old.sink_s, sink_s),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from bastide.agent.books import Books
@@ -28,6 +29,7 @@ class NodeRuntime(Runtime, Protocol):
     """What the agent needs beyond the port: survivors of an earlier agent, and prompt state kept for deep wakes."""
 
     async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]: ...
+    def address(self, instance: str, name: str = "app") -> str: ...
     def saved_bytes(self, launch: LaunchSpec) -> int: ...
     def forget_state(self, launch: LaunchSpec) -> None: ...
     async def close(self, *, end_engines: bool) -> None: ...
@@ -46,10 +48,12 @@ class EngineRoom:
         clock: Clock,
         do: Callable[[list[Effect]], None],
         check_soon: Callable[[str], None],
+        confide: Callable[[Assignment], Awaitable[tuple[tuple[str, str], ...]]],
     ) -> None:
         self._settings, self._core, self._runtime, self._engines = settings, core, runtime, engines
         self._books, self._clock, self._do, self._check_soon = books, clock, do, check_soon
         self.watcher = Watcher(runtime, self._booked)
+        self._confide = confide  # what an app is told in confidence at its start: secrets, and its key
         self.launches: dict[str, LaunchSpec] = {}
         self._quiet: dict[str, asyncio.Lock] = {}
 
@@ -63,8 +67,13 @@ class EngineRoom:
 
         try:
             launch = self._launch(record.assignment)
+            if launch.serving is not None:
+                told = (*launch.serving.environment, *await self._confide(record.assignment))
+                launch = replace(launch, serving=replace(launch.serving, environment=told))
             self.launches[instance] = launch
             identity = await self._runtime.start(launch, progress)
+            if launch.serving is not None:  # told; nobody needs to remember it
+                self.launches[instance] = replace(launch, serving=replace(launch.serving, environment=()))
         except BastideError as error:
             self._do(self._core.start_failed(instance, error, self._clock.now_s()))
         except (OSError, TimeoutError) as error:
@@ -120,7 +129,7 @@ class EngineRoom:
         A process goes on in a millisecond, but its pages come back as they are touched: a canary right after waking,
         less the same canary again, is the cost that policy must know. None where it is known already.
         """
-        if self._core.costs.knows_wake(self._core.records[instance].assignment.weights, Rung.LIGHT):
+        if self._core.costs.knows_wake(self._core.records[instance].assignment.content, Rung.LIGHT):
             return None
         times_s = [self._clock.monotonic_s()]
         await self._runtime.wake(instance)
@@ -191,5 +200,6 @@ class EngineRoom:
                 lease_s=self._settings.lease_s,
                 secret=secrets.token_urlsafe(24),
                 binary=self._settings.llama_server,
+                boxes=self._settings.boxes,
             ),
         )

@@ -378,4 +378,4 @@ class Moves:
         record.steps = ladder(record.assignment.spec.sleep, costs, self.settings.available)
 
     def _cost(self, record: Record, rung: Rung) -> RungCost:
-        return self.costs.cost(record.assignment.weights, record.awake_bytes, rung)
+        return self.costs.cost(record.assignment.content, record.awake_bytes, rung)

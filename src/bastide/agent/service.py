@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from bastide.agent.apps import VISITOR, Confidant, Health, Visits
 from bastide.agent.books import Books
 from bastide.agent.core import NodeCore
 from bastide.agent.effects import (
@@ -68,7 +69,20 @@ class AgentService:
         self._runtime, self._engines, self._clock = runtime, engines, clock
         self._books = Books(settings.node, journal, clock)
         self._kept = Kept(settings.assignments_directory, settings.logs_directory, clock)
-        self._room = EngineRoom(settings, self.core, runtime, engines, self._books, clock, self._do, self._check_soon)
+        self._confidant = Confidant(lambda: self._controls)
+        self._room = EngineRoom(
+            settings,
+            self.core,
+            runtime,
+            engines,
+            self._books,
+            clock,
+            self._do,
+            self._check_soon,
+            self._confidant.confide,
+        )
+        self._health = Health(self.core, clock, self._room.check, self._room.distrust)
+        self._visits = Visits()
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
         self._gateways: dict[str, Link] = {}
@@ -105,6 +119,7 @@ class AgentService:
             group.create_task(self._tick_forever())
             group.create_task(self._report_forever())
             group.create_task(self._check_forever())
+            group.create_task(self._health.run())
 
     async def close(self, *, end_engines: bool) -> None:
         """End in order. `end_engines`: nobody will come back for them."""
@@ -136,6 +151,8 @@ class AgentService:
 
     def left(self, link: Link) -> None:
         self._controls.pop(link, None)
+        for visitor in self._visits.of(link):
+            self._leave(visitor)
         worker = str(link.peer.get("worker", ""))
         if self._gateways.get(worker) is link:
             del self._gateways[worker]
@@ -155,7 +172,7 @@ class AgentService:
         record = self.core.records[grant.instance]
         return {
             "lease": grant.serial,
-            "address": launch.socket,
+            "address": self._runtime.address(grant.instance),
             "secret": launch.secret,
             "woke_from": grant.woke_from.value,
             "wake_s": grant.waited_s,
@@ -211,7 +228,8 @@ class AgentService:
         instance = str(body["instance"])
         self._do(self.core.forgive(instance, self._clock.now_s()))
         grant = await self._acquire(instance, None, note)
-        note({"text": "asking its canary", "fraction": None})
+        if self.core.records[instance].assignment.build is None:
+            note({"text": "asking its canary", "fraction": None})
         wrong = await self._room.check(instance)
         if wrong is not None:
             await self._room.distrust(instance, wrong)
@@ -249,6 +267,25 @@ class AgentService:
             "gave_back_bytes": max(0, before - record.held_bytes),
             "held_bytes": record.held_bytes,
         }
+
+    async def _on_visit(self, link: Link, body: Body, note: Notify) -> Body:
+        """Somebody goes inside an app's box: wake it, say where its agent listens, and let it not sleep meanwhile."""
+        instance = str(body["instance"])
+        visitor = self._visits.begin(instance, link)
+        try:
+            await self._acquire(instance, visitor, note)
+            return {"visit": visitor, "address": self._runtime.address(instance, "agent")}
+        except BaseException:
+            self._leave(visitor)
+            raise
+
+    async def _on_leave(self, link: Link, body: Body, note: Notify) -> Body:
+        self._leave(str(body["visit"]))
+        return {}
+
+    def _leave(self, visitor: str) -> None:
+        if self._visits.end(visitor):
+            self._do(self.core.gateway_left(visitor, self._clock.now_s()))
 
     async def _on_count(self, link: Link, body: Body, note: Notify) -> Body:
         """Write down what every idle, awake engine has counted, for whoever reads the ledger now."""
@@ -329,7 +366,12 @@ class AgentService:
 
     async def _ask_back(self, ask: AskBack) -> None:
         link = self._gateways.get(ask.worker)
+        if self._visits.inside(ask.worker) and not ask.drain:
+            self._do(self.core.returned(ask.worker, ask.instance, False, 0.0, 1, self._clock.now_s()))
+            return
         if link is None:
+            if ask.worker.startswith(VISITOR):
+                self._visits.end(ask.worker)  # it is let go: whoever is inside goes with it
             self._do(self.core.gateway_left(ask.worker, self._clock.now_s()))
             return
         body = {
@@ -393,6 +435,7 @@ class AgentService:
 
     def _check_soon(self, instance: str) -> None:
         self._unchecked[instance] = self._clock.now_s()
+        self._health.watch(instance)
         self._to_check.set()
 
     async def _report_forever(self) -> None:
@@ -429,13 +472,14 @@ class AgentService:
 
     def _take_on(self, assignment: Assignment) -> None:
         engine = self._engines.get("llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine)
-        if engine is None or assignment.weights is None:
+        if engine is None or (assignment.weights is None and assignment.build is None):
             return
         estimate = assignment.spec.resources.memory_bytes or engine.estimate_bytes(assignment.spec, assignment.weights)
         self._do(self.core.assign(assignment, estimate, self._clock.now_s()))
 
     def _forget(self, instance: str) -> None:
         self._unchecked.pop(instance, None)
+        self._confidant.forget(instance)
         self._room.watcher.forget(instance)
         launch = self._room.launches.pop(instance, None)
         if launch is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bastide.domain.lifecycle import Rung
+from bastide.engines.port import BoxPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,4 @@ class AgentSettings:
     lease_s: float = 60.0
     llama_server: str = ""
     orphan_s: float = 60.0
+    boxes: BoxPlace | None = None

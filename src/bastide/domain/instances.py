@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bastide.domain.apps import Build, ConfigFile, Health
+from bastide.domain.isolation import Box
 from bastide.domain.lifecycle import Phase
 from bastide.domain.spec import ServiceSpec
 
@@ -26,7 +28,10 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One instance that a node shall have. `keep_awake`: it is among the least replicas and never sleeps."""
+    """One instance that a node shall have: of a model (`weights`) or of an app (`build`).
+
+    `keep_awake`: it is among the least replicas and never sleeps.
+    """
 
     instance: str
     generation: int
@@ -34,6 +39,34 @@ class Assignment:
     spec: ServiceSpec
     weights: WeightFile | None
     keep_awake: bool = False
+    build: Build | None = None
+
+    @property
+    def content(self) -> str:
+        """What it runs, by its content: what is measured of one instance of it is true of every other."""
+        if self.weights is not None:
+            return self.weights.sha256
+        return self.build.key if self.build is not None else ""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is set aside for it whatever it holds. An app's `memory` is a limit that is enforced, not a reservation."""
+        return 0 if self.build is not None else self.spec.resources.memory_bytes or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is run inside a box once it stands. `environment` holds secrets: it never leaves memory, and no argument does.
+
+    `directory` and `port` are as they are inside. `files` are laid before it starts.
+    """
+
+    argv: tuple[str, ...]
+    directory: str
+    port: int
+    environment: tuple[tuple[str, str], ...] = ()
+    files: tuple[ConfigFile, ...] = ()
+    health: Health = field(default_factory=Health)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +93,9 @@ class LaunchSpec:
     slots: int = 0
     embeddings: bool = False
     read_ahead: tuple[str, ...] = ()  # files worth having in the page cache before the start
+    box: Box | None = None  # where it runs isolated; `serving` is run inside then
+    serving: Serving | None = None
+    owned: tuple[str, ...] = ()  # directories that are the box's own user's: volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +164,10 @@ class InstanceReport:
 
 @dataclass(frozen=True, slots=True)
 class RungFact:
-    """What one rung costs and gives back for one model on this machine, measured: medians of what was seen."""
+    """What one rung costs and gives back for one model or app on this machine, measured.
+
+    `weights_sha256`: what it is of, by content (Assignment.content); for an app the key of its build.
+    """
 
     weights_sha256: str
     rung: str

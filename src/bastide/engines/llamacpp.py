@@ -34,7 +34,9 @@ class LlamaCpp:
             return "llama.cpp needs a weight file"
         return None
 
-    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile) -> int:
+    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile | None) -> int:
+        if weights is None:
+            return OVERHEAD_BYTES
         kv_bytes = 2 * weights.layers * weights.kv_heads * weights.head_length * KV_BYTES_PER_VALUE
         return int(weights.weights_bytes * (1 + OVERHEAD_SHARE) + kv_bytes * spec.context_tokens + OVERHEAD_BYTES)
 

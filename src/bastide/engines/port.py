@@ -9,7 +9,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, WeightFile
+from bastide.domain.isolation import Mount
 from bastide.domain.spec import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPlace:
+    """What boxes on this node have in common: how the agent inside is started, what it needs to see, how they reach us.
+
+    `door`: the host directory with the socket that leads to the gateway (empty: none), `url`: what an app calls it by.
+    `volumes`: the host directory of volumes.
+    """
+
+    arguments: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    volumes: str = ""
+    door: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +39,7 @@ class Place:
     lease_s: float
     secret: str
     binary: str = ""  # an operator's own program to use instead of the packaged one
+    boxes: BoxPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +60,7 @@ class Engine(Protocol):
         """Why this engine can't serve this, or None."""
         ...
 
-    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile) -> int:
+    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile | None) -> int:
         """What an awake instance will hold, before it was ever measured."""
         ...
 

@@ -77,6 +77,25 @@ class Agent:
             self.environment.setdefault(name, "localhost,127.0.0.1,::1")
         threading.Thread(target=self.accept, args=(self.proxy, self.serve_proxy), daemon=True).start()
 
+    def listen_door(self, path: str, port: int) -> None:
+        """A port inside that leads to one socket outside: the gateway, which asks for a key."""
+        door = socket.socket(socket.AF_INET)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(("127.0.0.1", port))
+        door.listen(128)
+
+        def serve(line: socket.socket) -> None:
+            upstream = socket.socket(socket.AF_UNIX)
+            try:
+                upstream.connect(path)
+            except OSError:
+                upstream.close()
+                line.sendall(b"HTTP/1.1 503 Bastide is away\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            self.splice(line, upstream, b"")
+
+        threading.Thread(target=self.accept, args=(door, serve), daemon=True).start()
+
     def accept(self, listener: socket.socket, serve: Any) -> None:
         while True:
             try:
@@ -341,6 +360,8 @@ class Agent:
 
     def on_serve(self, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
         """Run the app: its output is the box's, and when it ends so does the box, with its status."""
+        if asked.get("door"):
+            self.listen_door(str(asked["door"]), int(asked["door_port"]))
         self.port = int(asked.get("port", 0))
         self.environment.update({str(k): str(v) for k, v in asked.get("env", {}).items()})
         argv = [str(word) for word in asked["argv"]]

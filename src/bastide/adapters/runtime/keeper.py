@@ -47,6 +47,21 @@ def neighbour(name: str) -> ModuleType:
     return module
 
 
+def keep_log(path: str, said: bytes, bytes_max: int) -> None:
+    """Append; past the limit the older half is forgotten."""
+    with contextlib.suppress(OSError):
+        log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(log).st_size
+            if size + len(said) > bytes_max:
+                rest = os.pread(log, bytes_max // 2, size - min(size, bytes_max // 2))
+                os.ftruncate(log, 0)
+                os.write(log, rest[rest.find(b"\n") + 1 :])
+            os.write(log, said)
+        finally:
+            os.close(log)
+
+
 class Child:
     """One engine process, or a box."""
 
@@ -332,6 +347,10 @@ class Keeper:
         if not said:
             with contextlib.suppress(KeyError, OSError):
                 self.poll.unregister(child.events)
+            return
+        most = child.launch.get("log_bytes_max")
+        if most and child.launch["log"]:
+            keep_log(child.launch["log"], said, most)
             return
         left = BOX_LOG_BYTES_MAX - child.logged_bytes
         if left > 0 and child.launch["log"]:

@@ -153,6 +153,9 @@ class MemoryRuntime(Runtime):
             return "garbage", CANARY
         return "the same", CANARY
 
+    def address(self, instance: str, name: str = "app") -> str:
+        return self._one(instance).launch.socket
+
     def identity(self, instance: str) -> ProcessIdentity | None:
         process = self._processes.get(instance)
         return process.identity if process is not None and instance in self._claimed else None

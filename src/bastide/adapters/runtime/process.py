@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from bastide.adapters.runtime import proc
+from bastide.adapters.runtime.boxed import Boxes
 from bastide.adapters.runtime.http import ask
 from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
 from bastide.domain.errors import EngineError, EngineGarbage, EngineLost, EngineStartFailed, Unsupported
@@ -46,10 +47,11 @@ class _Engine:
 
 
 class ProcessRuntime(Runtime):
-    """`engines`: translators by name. `keeper`: path of the keeper's socket."""
+    """`engines`: translators by name. `keeper`: path of the keeper's socket. `boxes`: for what runs isolated."""
 
-    def __init__(self, keeper: str, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, keeper: str, engines: Mapping[str, Engine], boxes: Boxes | None = None) -> None:
         self._engines = engines
+        self._boxes = boxes or Boxes({})
         self._running: dict[str, _Engine] = {}
         self._keeper = KeeperLink(keeper, self._hear)
         self._tell_died: Callable[[str, str, bool], Awaitable[None]] | None = None
@@ -71,6 +73,7 @@ class ProcessRuntime(Runtime):
             else:  # it was just starting when the agent went: nobody waits for it any more
                 with contextlib.suppress(EngineError):
                     await self._keeper.ask("signal", instance=launch.instance, signal=int(signal.SIGKILL))
+        await self._boxes.sweep(frozenset(launch.box.name for launch, _, _ in found if launch.box is not None))
         return tuple(found)
 
     async def warm(self, child: str) -> None:
@@ -94,20 +97,24 @@ class ProcessRuntime(Runtime):
             # Known before it is asked for: the keeper's next words about it may be read together with its answer.
             engine = self._running[launch.instance] = _Engine(launch)
             try:
-                answer = await self._keeper.ask("start", launch=dataclasses.asdict(launch))
+                order = dataclasses.asdict(launch) if launch.box is None else await self._boxes.order(launch)
+                answer = await self._keeper.ask("start", launch=order)
             except BaseException:
                 self._running.pop(launch.instance, None)
                 raise
             identity = engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
-            progress("loading weights", None)
+            progress("loading weights" if launch.box is None else "starting", None)
             try:
                 async with asyncio.timeout(launch.start_s_max):
                     await self._until_ready(engine)
             except TimeoutError:
                 await self.stop(launch.instance, 0.0)
-                raise EngineStartFailed(
-                    f"the engine was not ready within {launch.start_s_max:.0f} s{self._said(launch)}"
-                ) from None
+                what = "engine was not ready" if launch.box is None else "app was not well"
+                raise EngineStartFailed(f"the {what} within {launch.start_s_max:g} s{self._said(launch)}") from None
+            except EngineStartFailed:
+                if launch.box is not None:
+                    await self.stop(launch.instance, 0.0)
+                raise
             await self._restore(engine)
             return identity
         finally:
@@ -127,7 +134,11 @@ class ProcessRuntime(Runtime):
         engine.expected = True
         with contextlib.suppress(EngineError):
             # A stopped process can't hear SIGTERM, so it is woken with it.
-            await self._signal(instance, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
+            if engine.launch.box is not None and engine.identity is not None and grace_s > 0:
+                await self._boxes.thaw(engine.launch, engine.identity.pid)
+                await self._boxes.ask_to_end(engine.launch, engine.identity.pid)
+            else:
+                await self._signal(instance, signal.SIGTERM if grace_s > 0 else signal.SIGKILL)
             await self._signal(instance, signal.SIGCONT)
             try:
                 await asyncio.wait_for(asyncio.shield(engine.died), grace_s if grace_s > 0 else 10.0)
@@ -152,6 +163,12 @@ class ProcessRuntime(Runtime):
                 self.forget_state(engine.launch)
             await self.stop(instance, 2.0)
             return
+        if engine.launch.box is not None and engine.identity is not None:
+            if rung not in (Rung.FROZEN, Rung.LIGHT):
+                raise Unsupported(f"no process can rest on {rung.value}")
+            await self._boxes.rest(engine.launch, engine.identity.pid, rung)
+            await self._keeper.ask("rest", instance=instance, rung=rung.value)
+            return
         if rung is Rung.LIGHT:
             engine.paged_out.clear()
             # What is paged out must be able to run for it, so a frozen one is woken; ours does it for itself.
@@ -165,24 +182,37 @@ class ProcessRuntime(Runtime):
         await self._keeper.ask("rest", instance=instance, rung=rung.value)
 
     async def wake(self, instance: str) -> None:
-        self._one(instance)
-        await self._signal(instance, signal.SIGCONT)
+        engine = self._one(instance)
+        if engine.launch.box is not None and engine.identity is not None:
+            await self._boxes.thaw(engine.launch, engine.identity.pid)
+        else:
+            await self._signal(instance, signal.SIGCONT)
         await self._keeper.ask("rest", instance=instance, rung=Rung.AWAKE.value)
 
     # --- what it says ----------------------------------------------------------------------------------------------
 
     async def footprint(self, instance: str) -> Footprint:
         identity = self.identity(instance)
-        return proc.footprint(identity.pid) if identity is not None else Footprint()
+        if identity is None:
+            return Footprint()
+        launch = self._running[instance].launch
+        return proc.footprint(identity.pid) if launch.box is None else await self._boxes.footprint(launch, identity.pid)
 
     async def counters(self, instance: str) -> EngineCounters | None:
         engine = self._one(instance)
+        if engine.launch.box is not None:
+            return None  # it serves no tokens
         translator = self._engines[engine.launch.engine]
         status, body = await self._ask(engine, translator.metrics())
         return translator.counters(body.decode(errors="replace")) if status == 200 else None
 
     async def canary(self, instance: str) -> tuple[str, EngineCounters]:
         engine = self._one(instance)
+        if engine.launch.box is not None and engine.identity is not None:
+            wrong = await self._boxes.unwell(engine.launch, engine.identity.pid)
+            if wrong is not None:
+                raise EngineLost(wrong)
+            return "well", EngineCounters()
         translator = self._engines[engine.launch.engine]
         status, body = await self._ask(engine, translator.canary(engine.launch.embeddings))
         if status != 200:
@@ -191,6 +221,13 @@ class ProcessRuntime(Runtime):
             return translator.canary_answer(body)
         except ValueError as error:
             raise EngineGarbage(str(error)) from None
+
+    def address(self, instance: str, name: str = "app") -> str:
+        """Where an instance takes requests: the path of its Unix socket. `name`: of an app's sockets which."""
+        engine = self._one(instance)
+        if engine.launch.box is None or engine.identity is None:
+            return engine.launch.socket
+        return self._boxes.address(engine.launch, engine.identity.pid, name)
 
     def identity(self, instance: str) -> ProcessIdentity | None:
         engine = self._running.get(instance)
@@ -215,6 +252,9 @@ class ProcessRuntime(Runtime):
                 engine.expected = True
                 self.forget_state(engine.launch)
         await self._keeper.close(quit_keeper=end_engines)
+        await self._boxes.cleared()
+        if end_engines:
+            await self._boxes.sweep(frozenset())
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -248,7 +288,13 @@ class ProcessRuntime(Runtime):
 
     async def _until_ready(self, engine: _Engine) -> None:
         """Ours says so itself; an operator's program is asked every few milliseconds."""
-        if engine.launch.child:
+        if engine.launch.box is not None:
+            assert engine.identity is not None
+            await self._boxes.serve(engine.launch, engine.identity.pid, engine.died)
+            if not engine.died.done():
+                await self._keeper.ask("ready", instance=engine.launch.instance)
+                engine.ready.set()
+        elif engine.launch.child:
             ready: asyncio.Future[Any] = asyncio.ensure_future(engine.ready.wait())
             ending: asyncio.Future[Any] = engine.died
             await asyncio.wait((ready, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -265,7 +311,8 @@ class ProcessRuntime(Runtime):
         if engine.lost_keeper:
             raise KeeperGone("the engine ended with its keeper before it was ready")
         if engine.died.done():
-            raise EngineStartFailed(f"the engine {engine.died.result()} before it was ready{self._said(engine.launch)}")
+            what = "engine" if engine.launch.box is None else "app"
+            raise EngineStartFailed(f"the {what} {engine.died.result()} before it was ready{self._said(engine.launch)}")
 
     def _said(self, launch: LaunchSpec) -> str:
         lines = _tail(launch.log, 8)
@@ -333,10 +380,13 @@ class ProcessRuntime(Runtime):
         engine = self._running.pop(instance)
         if not engine.died.done():
             engine.died.set_result(reason)
-        was_ready = engine.ready.is_set() or not engine.launch.child
+        was_ready = engine.ready.is_set() or not (engine.launch.child or engine.launch.box)
+        if engine.launch.box is not None:
+            self._boxes.ended(engine.launch)
         if not engine.expected and was_ready and self._tell_died is not None:
             said = _tail(engine.launch.log, 3)
-            full = f"the engine {reason}" + (f"; it last said: {' | '.join(said)}" if said else "")
+            what = "engine" if engine.launch.box is None else "app"
+            full = f"the {what} {reason}" + (f"; it last said: {' | '.join(said)}" if said else "")
             task = asyncio.ensure_future(self._tell_died(instance, full, not engine.lost_keeper))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)

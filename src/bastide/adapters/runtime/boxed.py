@@ -1,0 +1,203 @@
+"""Apps in boxes, for the process runtime: prepared, told what to run, asked whether they are well, frozen, paged out, cleared.
+
+The keeper is their parent. This decides nothing; every way out of a start that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bastide.adapters.runtime import boxline, proc
+from bastide.adapters.runtime.http import ask
+from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, Unsupported
+from bastide.domain.instances import Footprint, LaunchSpec
+from bastide.domain.isolation import Box, Tier
+from bastide.domain.lifecycle import Rung
+from bastide.engines.port import Ask
+from bastide.ports.isolation import Isolation
+
+KNOCK_S = 0.002
+PROBE_S = 0.01  # between two looks whether an app that starts is well; grows to PROBE_S_MAX
+PROBE_S_MAX = 0.25
+PROCESSES_MAX = 1024  # of an app, where it can be enforced: a fork bomb stays its own
+LOG_BYTES_MAX = 4 * 2**20
+
+
+class Boxes:
+    """`isolations`: the tiers that hold here; `door`: (path, port) of the way to the gateway as a box sees it."""
+
+    def __init__(self, isolations: Mapping[Tier, Isolation], door: tuple[str, int] | None = None) -> None:
+        self._isolations, self._door = isolations, door
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._clearing: set[asyncio.Task[None]] = set()
+
+    def of(self, launch: LaunchSpec) -> tuple[Box, Any]:
+        """Raises Unsupported where its tier does not hold."""
+        assert launch.box is not None
+        found = self._isolations.get(launch.box.tier)
+        if found is None:
+            raise Unsupported(
+                f"the {launch.box.tier.value} tier does not hold on this machine; `bastide doctor` says why"
+            )
+        return launch.box, found
+
+    async def order(self, launch: LaunchSpec) -> dict[str, Any]:
+        """What the keeper is told. It never hears what the app is told in confidence."""
+        box, isolation = self.of(launch)
+        limited = dataclasses.replace(box, limits=dataclasses.replace(box.limits, processes=PROCESSES_MAX))
+        async with self._lock(box):
+            if isolation.refuses(limited) is None:
+                box = limited
+            prepared = await asyncio.to_thread(self._prepared, launch, box, isolation)
+        told = dataclasses.replace(launch, box=box)
+        if launch.serving is not None:
+            told = dataclasses.replace(told, serving=dataclasses.replace(launch.serving, environment=(), files=()))
+        return {**dataclasses.asdict(told), "box_launch": dataclasses.asdict(prepared), "log_bytes_max": LOG_BYTES_MAX}
+
+    @staticmethod
+    def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:
+        prepared = isolation.prepare(box)
+        for directory in launch.owned:
+            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if prepared.user is not None:
+                _give(directory, prepared.user)
+        return prepared
+
+    async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
+        """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not."""
+        assert launch.serving is not None
+        serving = launch.serving
+        door = {"door": self._door[0], "door_port": self._door[1]} if self._door is not None else {}
+        question = {
+            "op": "serve", "argv": list(serving.argv), "cwd": serving.directory, "port": serving.port,
+            "env": dict(serving.environment), **door,
+        }  # fmt: skip
+        agent = self.address(launch, pid, "agent")
+        while not died.done():
+            try:
+                await boxline.ask(agent, {"op": "hello"})
+                break
+            except (OSError, EngineLost):
+                await asyncio.sleep(KNOCK_S)
+        try:
+            if not died.done():
+                for file in serving.files:
+                    await boxline.write_file(agent, file.path, file.text.encode(), 0o600)
+                await boxline.ask(agent, question)
+        except (BastideError, OSError) as error:
+            if not died.done():
+                raise EngineStartFailed(f"the app can't be started: {error}") from None
+        wait_s = PROBE_S
+        while not died.done():
+            wrong = await self.unwell(launch, pid)
+            if wrong is None:
+                return
+            await asyncio.wait((died,), timeout=wait_s)
+            wait_s = min(PROBE_S_MAX, wait_s * 1.3)
+
+    async def unwell(self, launch: LaunchSpec, pid: int) -> str | None:
+        """Ask its health. None: it is well."""
+        assert launch.serving is not None
+        health, port = launch.serving.health, launch.serving.port
+        try:
+            if health.path is None:
+                await boxline.ask(self.address(launch, pid, "agent"), {"op": "connect", "port": port}, health.timeout_s)
+                return None
+            status, _ = await ask(self.address(launch, pid, "app"), "", Ask("GET", health.path), health.timeout_s)
+        except TimeoutError:
+            return f"it did not answer within {health.timeout_s:g} s"
+        except (OSError, ValueError) as error:
+            return f"it can't be reached: {error}"
+        except BastideError as error:
+            return error.message
+        return None if status < 400 else f"{health.path} answered with status {status}"
+
+    def address(self, launch: LaunchSpec, pid: int, name: str) -> str:
+        """Host path of one of its sockets."""
+        box, isolation = self.of(launch)
+        return str(isolation.address(box, name, pid))
+
+    async def footprint(self, launch: LaunchSpec, pid: int) -> Footprint:
+        """Of the whole tree."""
+        box, isolation = self.of(launch)
+        return await asyncio.to_thread(_footprint, isolation.pids(box, pid))
+
+    async def rest(self, launch: LaunchSpec, pid: int, rung: Rung) -> None:
+        """Everyone stops; on the light rung their memory is given to swap."""
+        box, isolation = self.of(launch)
+        try:
+            await asyncio.to_thread(isolation.freeze, box, pid)
+            if rung is Rung.LIGHT:
+                await asyncio.to_thread(isolation.page_out, box, pid)
+        except OSError as error:
+            raise EngineLost(f"its processes can't be stopped: {error}") from None
+
+    async def thaw(self, launch: LaunchSpec, pid: int) -> None:
+        box, isolation = self.of(launch)
+        try:
+            await asyncio.to_thread(isolation.thaw, box, pid)
+        except OSError as error:
+            raise EngineLost(f"its processes can't go on: {error}") from None
+
+    async def ask_to_end(self, launch: LaunchSpec, pid: int) -> None:
+        """The app is told by SIGTERM; its box ends with it."""
+        with contextlib.suppress(BastideError, OSError):
+            await boxline.ask(self.address(launch, pid, "agent"), {"op": "stop"}, 1.0)
+
+    def ended(self, launch: LaunchSpec) -> None:
+        """Its first process is gone: clear what it left, in the background."""
+        task = asyncio.get_running_loop().create_task(self._clear(launch))
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+
+    async def cleared(self) -> None:
+        """Wait until all that ended has left nothing behind."""
+        await asyncio.gather(*self._clearing, return_exceptions=True)
+
+    async def _clear(self, launch: LaunchSpec) -> None:
+        box, isolation = self.of(launch)
+        async with self._lock(box):
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(isolation.clear, box)
+
+    async def sweep(self, alive: frozenset[str]) -> None:
+        """Clear what boxes have left that nobody runs any more: an earlier agent was killed."""
+        for isolation in self._isolations.values():
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(isolation.sweep, alive)
+
+    def refuses(self, box: Box) -> str | None:
+        """Why this box can't be had here, or None."""
+        found = self._isolations.get(box.tier)
+        if found is None:
+            return f"the {box.tier.value} tier does not hold on this machine; `bastide doctor` says why"
+        return found.refuses(box)
+
+    def _lock(self, box: Box) -> asyncio.Lock:
+        return self._locks.setdefault(box.name, asyncio.Lock())
+
+
+def _footprint(pids: tuple[int, ...]) -> Footprint:
+    parts = [proc.footprint(pid) for pid in pids]
+    return Footprint(
+        anonymous_bytes=sum(part.anonymous_bytes for part in parts),
+        file_bytes=sum(part.file_bytes for part in parts),
+        swapped_bytes=sum(part.swapped_bytes for part in parts),
+        zram_bytes=sum(part.zram_bytes for part in parts),
+    )
+
+
+def _give(directory: str, user: int) -> None:
+    """A volume and all in it are the box's own user's: each generation's box is another one."""
+    if os.lstat(directory).st_uid == user:
+        return
+    for base, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            os.lchown(os.path.join(base, name), user, user)
+    os.chown(directory, user, user)

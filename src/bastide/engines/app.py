@@ -1,0 +1,124 @@
+"""Apps: a build in a box. Not an engine that serves tokens, but started, asked and put to sleep by the same rules."""
+
+from __future__ import annotations
+
+import hashlib
+
+from bastide.domain.apps import Build
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Serving, WeightFile
+from bastide.domain.isolation import Box, Limits, Mount, Scratch
+from bastide.domain.spec import ServiceSpec
+from bastide.engines.port import Ask, BoxPlace, Place
+
+NAME = "app"
+FIRST_BYTES = 64 * 2**20  # what an app is thought to hold until it was measured
+CONFIG_BYTES = 2**20
+PATH = "/usr/local/bin:/usr/bin:/bin"
+HOME = "/home/user"
+DIRECTORY = "/app"
+DOOR = "/run/bastide/door"  # where a box sees the way to the gateway
+DOOR_PORT = 8787  # where the agent inside opens it to programs
+SOCKETS = ("agent", "app")
+
+
+class App:
+    """See engines/port.py."""
+
+    name = NAME
+
+    def refuses(self, spec: ServiceSpec, weights: WeightFile | None) -> str | None:
+        return None if spec.app is not None else "this is no app"
+
+    def estimate_bytes(self, spec: ServiceSpec, weights: WeightFile | None) -> int:
+        return min(FIRST_BYTES, spec.resources.memory_bytes or FIRST_BYTES)
+
+    def launch(self, assignment: Assignment, place: Place) -> LaunchSpec:
+        spec, build = assignment.spec, assignment.build
+        if spec.app is None or build is None or place.boxes is None:
+            raise ValueError("an app needs its build, and a node that has boxes")
+        app, boxes = spec.app, place.boxes
+        name = box_name(assignment.instance)
+        volumes = tuple(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}" for volume in app.volumes)
+        mounts = (
+            *boxes.mounts,
+            Mount(build.source, DIRECTORY),
+            *(Mount(source, target) for source, target in build.mounts),
+            *(Mount(path, volume.path, writable=True) for path, volume in zip(volumes, app.volumes, strict=True)),
+            *((Mount(boxes.door, DOOR),) if boxes.door else ()),
+        )
+        folders = dict.fromkeys(file.path.rpartition("/")[0] for file in app.config_files)
+        scratch = tuple(Scratch(folder, CONFIG_BYTES) for folder in folders if folder not in ("/tmp", HOME))
+        if app.disk_bytes is not None:
+            scratch += (Scratch("/tmp", app.disk_bytes // 2), Scratch(HOME, app.disk_bytes // 2))
+        path = ":".join((*build.path, PATH))
+        box = Box(
+            name=name,
+            tier=app.isolation,
+            arguments=boxes.arguments,
+            environment=(("PATH", path), ("HOME", HOME), ("LANG", "C.UTF-8")),
+            root=build.root,
+            mounts=mounts,
+            scratch=scratch,
+            limits=Limits(spec.resources.memory_bytes, spec.resources.cpu or None),
+            listens=SOCKETS,
+            hostname=spec.name[:63],
+        )
+        return LaunchSpec(
+            instance=assignment.instance,
+            engine=NAME,
+            socket="",
+            secret="",
+            log=f"{place.logs_directory}/{assignment.instance}.log",
+            lease_s=place.lease_s,
+            start_s_max=app.health.start_s_max,
+            box=box,
+            serving=Serving(
+                argv=build.argv,
+                directory=DIRECTORY,
+                port=app.port,
+                environment=environment(assignment, build, boxes),
+                files=app.config_files,
+                health=app.health,
+            ),
+            owned=volumes,
+        )
+
+    def health(self) -> Ask:
+        return Ask("GET", "/")
+
+    def metrics(self) -> Ask:
+        raise NotImplementedError("an app has no counters of ours")
+
+    def counters(self, metrics: str) -> EngineCounters:
+        return EngineCounters()
+
+    def canary(self, embeddings: bool) -> Ask:
+        raise NotImplementedError("an app has a health check instead")
+
+    def canary_answer(self, body: bytes) -> tuple[str, EngineCounters]:
+        return "well", EngineCounters()
+
+    def save(self, slot: int) -> Ask | None:
+        return None
+
+    def restore(self, slot: int) -> Ask | None:
+        return None
+
+
+def environment(assignment: Assignment, build: Build, boxes: BoxPlace) -> tuple[tuple[str, str], ...]:
+    """All but its secrets and its key, which are given at the start."""
+    spec = assignment.spec
+    assert spec.app is not None
+    own: tuple[tuple[str, str], ...] = (
+        ("PORT", str(spec.app.port)),
+        ("BASTIDE_PROJECT", spec.project),
+        ("BASTIDE_SERVICE", spec.name),
+    )
+    if boxes.url:
+        own += (("BASTIDE_URL", boxes.url), ("OPENAI_BASE_URL", f"{boxes.url}/v1"))
+    return (*build.environment, *spec.app.environment, *own)
+
+
+def box_name(instance: str) -> str:
+    """A name for a box, short enough for a socket's path."""
+    return f"app-{hashlib.sha256(instance.encode()).hexdigest()[:20]}"
