@@ -35,6 +35,7 @@ class KeyGrant:
     name: str = ""
     admin: bool = False
     deploys: bool = False  # may declare, scale and look into the services of its project
+    sandboxes: bool = False  # may make and use sandboxes in its project; who deploys may anyway
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
     expires_at_s: float | None = None
@@ -48,6 +49,10 @@ class KeyGrant:
         if self.expires_at_s is not None and now_s >= self.expires_at_s:
             return "this API key has expired"
         return None
+
+    @property
+    def may_sandbox(self) -> bool:
+        return self.admin or self.deploys or self.sandboxes
 
     def allows_model(self, model: str) -> bool:
         return not self.models or model in self.models

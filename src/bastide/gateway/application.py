@@ -12,7 +12,15 @@ import time
 
 import msgspec
 
-from bastide.domain.errors import BastideError, CallerError, InternalError, NotFound, Unauthenticated, Unavailable
+from bastide.domain.errors import (
+    BastideError,
+    CallerError,
+    Forbidden,
+    InternalError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 from bastide.domain.keys import KEY_PREFIX, KeyGrant
 from bastide.domain.routes import RoutingTable
 from bastide.gateway import calls, wire
@@ -32,6 +40,8 @@ from bastide.ports.link import Body
 _log = logging.getLogger("bastide.gateway")
 _encode = msgspec.json.Encoder().encode
 _CONTROL_PAGES = frozenset({"/openapi.json", "/metrics"})
+_SANDBOX_PAGES = ("/api/v1/sandboxes", "/api/v1/snapshots", "/api/v1/templates")
+_DOORS = "/s/"  # signed addresses of ports inside sandboxes: the address is the permission
 _HEALTH_PAGES = frozenset({"/healthz", "/readyz"})
 
 
@@ -51,6 +61,8 @@ class Gateway:
         self.requests_total = 0
         self.errors_total: dict[str, int] = {}
         self._control = Endpoint(path=settings.control_http)
+        self._sandboxes = Endpoint(path=settings.sandboxes_http) if settings.sandboxes_http else None
+        self._doors = Endpoint(path=settings.sandboxes_doors) if settings.sandboxes_doors else None
 
     # The table
 
@@ -99,6 +111,16 @@ class Gateway:
         if path in _HEALTH_PAGES:
             _allow(method, "GET")
             return
+        if self._doors is not None and path.startswith(_DOORS):
+            return
+        if self._sandboxes is not None and _is_below(path, _SANDBOX_PAGES):
+            _allow(method, "GET", "POST", "PUT", "DELETE")
+            request.caller = self._caller(request)
+            if not request.caller.may_sandbox:
+                raise Forbidden(
+                    "this key may not use sandboxes; ask an admin for one made with `--can-use-sandboxes` or `--can-deploy`"
+                )
+            return
         if path.startswith("/api/v1/"):  # control checks the key itself: it may know one that is not here yet
             _allow(method, "GET", "POST", "PUT", "PATCH", "DELETE")
             return
@@ -127,6 +149,13 @@ class Gateway:
                 assert request.caller is not None
                 exchange = Exchange(self, connection, request, request.caller)
                 await exchange.run()
+            elif self._doors is not None and request.path.startswith(_DOORS):
+                splice = Splice(self.pool, self._doors, connection, request)
+                await splice.run()
+            elif self._sandboxes is not None and _is_below(request.path, _SANDBOX_PAGES):
+                assert request.caller is not None
+                splice = Splice(self.pool, self._sandboxes, connection, request, _who(request.caller))
+                await splice.run()
             elif request.path in _CONTROL_PAGES or request.path.startswith("/api/v1/"):
                 splice = Splice(self.pool, self._control, connection, request)
                 await splice.run()
@@ -218,6 +247,19 @@ class Gateway:
         route = self.directory.model(grant, name)
         created = int(self.directory.created_at_s(route))
         return {"id": route.model, "object": "model", "created": created, "owned_by": route.project}
+
+
+def _is_below(path: str, pages: tuple[str, ...]) -> bool:
+    return any(path == page or path.startswith(page + "/") for page in pages)
+
+
+def _who(grant: KeyGrant) -> tuple[tuple[bytes, bytes], ...]:
+    """Who asks, for a server that trusts this gateway alone."""
+    return (
+        (b"x-bastide-key-id", grant.key_id.encode()),
+        (b"x-bastide-key-project", grant.project.encode()),
+        (b"x-bastide-key-admin", b"1" if grant.admin else b"0"),
+    )
 
 
 def _allow(method: str, *methods: str) -> None:

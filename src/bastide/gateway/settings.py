@@ -37,6 +37,8 @@ class GatewaySettings:
     control_link: str
     control_http: str
     table_cache: str
+    sandboxes_http: str = ""  # of the sandboxes' own API; empty: there are none here
+    sandboxes_doors: str = ""
     tls_certificate: str | None = None
     tls_key: str | None = None
     orphan_s: float = 60.0

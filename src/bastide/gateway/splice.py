@@ -23,7 +23,15 @@ _AWAY = "the control plane does not answer now (models are served on); try again
 
 
 class Splice:
-    def __init__(self, pool: Pool, control: Endpoint, connection: ClientConnection, request: Request) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        control: Endpoint,
+        connection: ClientConnection,
+        request: Request,
+        extra: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        self._extra = extra  # headers that say who asks; nobody else may say them
         self._pool, self._control, self._connection, self._request = pool, control, connection, request
         self._upstream: Upstream | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -66,8 +74,10 @@ class Splice:
         request = self._request
         lines = [request.method.encode(), b" ", request.target, b" HTTP/1.1\r\n"]
         for name, value in request.headers:
-            if name not in _HOP_BY_HOP:
+            if name not in _HOP_BY_HOP and not name.startswith(b"x-bastide-key-"):
                 lines += (name, b": ", value, b"\r\n")
+        for name, value in self._extra:
+            lines += (name, b": ", value, b"\r\n")
         lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
         return b"".join(lines)
 

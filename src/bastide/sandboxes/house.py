@@ -35,6 +35,7 @@ from bastide.sandboxes.tokens import Tokens
 HOME = "/home/user"
 ENVIRONMENT_BYTES_MAX = 128 * 1024
 LOOK_S_MIN = 0.05
+PAUSE_ALL_S_MAX = 10.0  # at the end of Bastide
 
 
 @dataclass(slots=True)
@@ -110,6 +111,8 @@ class House:
         for live in self.live.values():
             self._account(live, now_s)
         if end_boxes:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._pause_all(), PAUSE_ALL_S_MAX)
             for live in list(self.live.values()):
                 if live.sandbox.phase is not SandboxPhase.PAUSED:
                     self.records.forget(live.sandbox.sandbox)
@@ -119,6 +122,13 @@ class House:
         await self.boxes.close(end_boxes=end_boxes)
         await self.exits.close()
         self._meter.close()
+
+    async def _pause_all(self) -> None:
+        """Those that can be saved are there again after the next start."""
+        for live in list(self.live.values()):
+            if live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT):
+                with contextlib.suppress(BastideError, OSError, KeyError):
+                    await self.pause(live)
 
     def lost(self, name: str, reason: str) -> None:
         """A box has ended by itself."""

@@ -15,16 +15,10 @@ class SandboxSettings:
     """
 
     node: str
-    directory: str
-    logs_directory: str
-    http_socket: str
-    ports_socket: str
-    egress_directory: str
     url: str
     default_tier: Tier = Tier.GVISOR
     memory_budget_bytes: int = 4 * 2**30
     sandboxes_max: int = 1000
     spares: int = 2
     light: bool = False
-    lease_s: float = 60.0
     enforces: frozenset[str] = frozenset()

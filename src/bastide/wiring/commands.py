@@ -20,6 +20,7 @@ from bastide.wiring.places import Places, default_data
 
 # What is left to the system and to Bastide itself when no budget is given.
 BUDGET_SHARE = 0.7
+SANDBOX_SHARE = 0.25
 LISTEN = "127.0.0.1:8787"
 
 
@@ -51,6 +52,13 @@ def up(
     tls_certificate: Annotated[Path | None, typer.Option(help="Serve HTTPS with this certificate (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
     lease: Annotated[float, typer.Option(min=1.0, help="Seconds that engines live on when nobody claims them.")] = 60.0,
+    sandbox_memory: Annotated[
+        str | None, typer.Option(help="What running sandboxes may be promised, such as 4GiB (default: 25 % of all).")
+    ] = None,
+    sandbox_spares: Annotated[int, typer.Option(min=0, max=64, help="Warm sandboxes kept while they are in use.")] = 2,
+    egress_set: Annotated[
+        list[str] | None, typer.Option(help="NAME=HOST,HOST: a word for several hosts in egress rules. Repeatable.")
+    ] = None,
 ) -> None:
     """Run Bastide on this machine, in the foreground, until Ctrl-C or SIGTERM."""
     import time
@@ -68,10 +76,8 @@ def up(
     for file in (llama_server, tls_certificate, tls_key):
         if file is not None and not file.is_file():
             raise InvalidRequest(f"there is no file {file}")
-    try:
-        budget = parse_bytes(memory) if memory is not None else int(proc.memory_bytes()[1] * BUDGET_SHARE)
-    except ValueError as error:
-        raise InvalidRequest(f"--memory: {error}") from None
+    budget = _bytes_or(memory, "--memory", int(proc.memory_bytes()[1] * BUDGET_SHARE))
+    sandbox_budget = _bytes_or(sandbox_memory, "--sandbox-memory", int(proc.memory_bytes()[0] * SANDBOX_SHARE))
     if budget < 2**20:
         raise InvalidRequest(f"--memory {memory}: no model fits into that; give for example 2GiB")
     name = node or platform.node().split(".")[0].lower() or "here"
@@ -89,6 +95,9 @@ def up(
         tls_certificate=str(tls_certificate.absolute()) if tls_certificate else "",
         tls_key=str(tls_key.absolute()) if tls_key else "",
         rungs=tuple(sorted(rung.value for rung in holding(tests))),
+        sandbox_memory_bytes=sandbox_budget,
+        sandbox_spares=sandbox_spares,
+        egress_sets=tuple(egress_set or ()),
     )
     had_key = places.admin_key.exists()
 
@@ -110,6 +119,15 @@ def up(
 
     supervisor = Supervisor(launch, places, lambda text: err.print(Text(text, "yellow")), ready)
     raise typer.Exit(supervisor.run())
+
+
+def _bytes_or(text: str | None, option: str, otherwise: int) -> int:
+    if text is None:
+        return otherwise
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{option}: {error}") from None
 
 
 def doctor(

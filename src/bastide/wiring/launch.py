@@ -21,3 +21,6 @@ class Launch:
     tls_certificate: str = ""
     tls_key: str = ""
     rungs: tuple[str, ...] = ()
+    sandbox_memory_bytes: int = 0
+    sandbox_spares: int = 2
+    egress_sets: tuple[str, ...] = ()

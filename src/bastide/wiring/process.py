@@ -34,6 +34,10 @@ def main() -> None:
         _control(launch, places)
     elif role == "gateway":
         _gateway(launch, places, int(rest[0]), int(rest[1]))
+    elif role == "sandboxes":
+        from bastide.wiring.sandboxing import run
+
+        run(launch, places, int(rest[0]), int(rest[1]), _until_told)
     else:
         sys.exit(f"no role {role!r}")
 
@@ -53,6 +57,8 @@ def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int) -> None:
         listen_fd=listen_fd,
         control_link=places.control_socket,
         control_http=places.control_http,
+        sandboxes_http=places.sandboxes_http,
+        sandboxes_doors=places.sandboxes_doors,
         table_cache=str(places.routes),
         tls_certificate=launch.tls_certificate or None,
         tls_key=launch.tls_key or None,

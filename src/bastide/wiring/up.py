@@ -49,6 +49,11 @@ class _Process:
     wait_s: float = RESTART_S_MIN
     restart_at_s: float = 0.0
     restarts: int = 0
+    first_asked: tuple[socket.socket, ...] = ()  # started when somebody connects to one of these
+
+    @property
+    def is_due(self) -> bool:
+        return self.running is None and not self.first_asked
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class Supervisor:
     _processes: list[_Process] = field(default_factory=list)
     _stop: bool = False
     _woken: int = -1
+    _held: tuple[socket.socket, ...] = ()
     _unwritten: bool = False  # running.json is older than what runs
 
     def run(self) -> int:
@@ -111,8 +117,8 @@ class Supervisor:
             return
         left = [entry for entry in running.get("processes", []) if _start_ticks(entry["pid"]) == entry["start_ticks"]]
         for entry in left:
-            # The agent is killed, not told: told to end, it would take its engines with it.
-            number = signal.SIGKILL if entry["role"] == "agent" else signal.SIGTERM
+            # These are killed, not told: told to end, they would take their engines and sandboxes with them.
+            number = signal.SIGKILL if entry["role"] in ("agent", "sandboxes") else signal.SIGTERM
             with contextlib.suppress(ProcessLookupError):
                 os.kill(entry["pid"], number)
         deadline = time.monotonic() + STOP_S_MAX
@@ -158,9 +164,22 @@ class Supervisor:
             _Process("gateway", (str(file), str(rank), str(descriptor)), (descriptor,))
             for rank in range(self.launch.workers)
         ]
+        self._processes.append(self._sandboxes(file))
         for process in self._processes:
-            self._start(process)
+            if process.is_due:
+                self._start(process)
         self._write_running()
+
+    def _sandboxes(self, file: Path) -> _Process:
+        """Costs nothing until the first sandbox is asked for; at once where some of an earlier life are to be looked after."""
+        sockets = tuple(_listen_at(path) for path in (self.places.sandboxes_http, self.places.sandboxes_doors))
+        numbers = tuple(line.fileno() for line in sockets)
+        process = _Process("sandboxes", (str(file), *map(str, numbers)), numbers)
+        self._held = sockets
+        records = self.places.sandboxes / "records"
+        if not (records.is_dir() and any(records.iterdir())):
+            process.first_asked = sockets
+        return process
 
     def _start(self, process: _Process) -> None:
         log = open(self.places.logs / f"{process.role}.log", "ab")  # noqa: SIM115
@@ -224,15 +243,15 @@ class Supervisor:
                     process.wait_s = min(RESTART_S_MAX, process.wait_s * 2)
                     process.restarts += 1
                     self.say(f"the {process.role} process ended (status {status}); starting it again")
-                if (process.running is None or self._unwritten) and now_s >= process.restart_at_s:
+                if (process.is_due or self._unwritten) and now_s >= process.restart_at_s:
                     self._start_again(process, now_s)
-            pauses = [p.restart_at_s - now_s for p in self._processes if p.running is None or self._unwritten]
+            pauses = [p.restart_at_s - now_s for p in self._processes if p.is_due or self._unwritten]
             self._sleep(max(0.001, min(pauses)) if pauses else None)
 
     def _start_again(self, process: _Process, now_s: float) -> None:
         """A full disk must not end those who still serve: it is tried again, and said."""
         try:
-            if process.running is None:
+            if process.is_due:
                 self._start(process)
             self._write_running()
             self._unwritten = False
@@ -243,7 +262,12 @@ class Supervisor:
 
     def _sleep(self, seconds: float | None) -> None:
         """Until a signal comes (a child's end is one), or that long: an idle supervisor costs nothing."""
-        if select.select([self._woken], [], [], seconds)[0]:
+        asked = {line.fileno(): process for process in self._processes for line in process.first_asked}
+        heard = select.select([self._woken, *asked], [], [], seconds)[0]
+        for line in heard:
+            if line in asked:
+                asked[line].first_asked = ()
+        if self._woken in heard:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
 
@@ -251,7 +275,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Gateways first, so that streams finish while their engines live; the agent last, with its engines."""
-        for roles in (("gateway",), ("control",), ("agent",)):
+        for roles in (("gateway",), ("control",), ("sandboxes",), ("agent",)):
             ending = [p.running for p in self._processes if p.role in roles and p.running is not None]
             for running in ending:
                 with contextlib.suppress(ProcessLookupError):
@@ -265,6 +289,9 @@ class Supervisor:
                     running.wait()
         if self._listener is not None:
             _end_keeper(self.places.keeper_socket)
+            _end_keeper(self.places.boxes_keeper_socket)
+        for line in self._held:
+            line.close()
         if self._listener is not None:
             self._listener.close()
             self.places.running.unlink(missing_ok=True)
@@ -290,6 +317,16 @@ def probe(url: str, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _listen_at(path: str) -> socket.socket:
+    """A listening Unix socket that outlives whoever serves it: who connects meanwhile waits."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line.bind(path)
+    line.listen(256)
+    return line
 
 
 def _answers(socket_path: str) -> bool:

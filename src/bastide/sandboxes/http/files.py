@@ -11,9 +11,9 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from bastide.inside import wire
+from bastide.sandboxes.house import House, Live
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import opened
-from bastide.sandboxes.house import House, Live
 from bastide.sandboxes.line import Line, decoded, inside_error
 
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
