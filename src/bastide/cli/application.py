@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bastide import __version__
-from bastide.cli import chat, keys, services, weights
+from bastide.cli import chat, keys, sandboxes, services, weights
 from bastide.cli.context import Context
 
 app = typer.Typer(
@@ -46,3 +46,4 @@ services.register(app)
 chat.register(app)
 keys.register(app)
 weights.register(app)
+sandboxes.register(app)

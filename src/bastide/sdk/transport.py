@@ -19,7 +19,9 @@ class Transport:
     def __init__(self, url: str, key: str, certificate: str | None = None) -> None:
         self.url = url.rstrip("/")
         options: dict[str, Any] = {"ca_certs": certificate} if certificate else {}
-        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5.0, read=None), **options)
+        self._pool = urllib3.PoolManager(
+            retries=False, maxsize=16, timeout=urllib3.Timeout(connect=5.0, read=None), **options
+        )
         self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
 
     def ask(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Any:
@@ -66,8 +68,36 @@ class Transport:
             count += target.write(chunk)
         return count
 
-    def _open(self, method: str, path: str, query: dict[str, Any] | None, body: Any) -> urllib3.BaseHTTPResponse:
-        data = json.dumps(body).encode() if body is not None else None
+    def open(
+        self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None, *, accept: str
+    ) -> urllib3.BaseHTTPResponse:
+        """An answer of the kind `accept`, still to be read."""
+        return self._open(method, path, query, body, {"accept": accept})
+
+    def give(self, method: str, path: str, query: dict[str, Any] | None, content: bytes) -> Any:
+        """Send bytes as they are; the decoded JSON answer."""
+        kind = {"content-type": "application/octet-stream"}
+        return json.loads(self._open(method, path, query, content, kind).data)
+
+    def pieces(self, method: str, path: str, query: dict[str, Any] | None = None) -> Iterator[bytes]:
+        """An answer's bytes as they come. Raises Unavailable where it breaks off."""
+        response = self._open(method, path, query, None)
+
+        def read() -> Iterator[bytes]:
+            try:
+                while piece := response.read1():
+                    yield piece
+            except urllib3.exceptions.HTTPError as error:
+                raise Unavailable(f"the connection to {self.url} broke off: {error}") from None
+            finally:
+                response.close()
+
+        return read()
+
+    def _open(
+        self, method: str, path: str, query: dict[str, Any] | None, body: Any, headers: dict[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
         pairs = [
             (name, str(value).lower() if isinstance(value, bool) else str(value))
             for name, given in (query or {}).items()
@@ -78,7 +108,9 @@ class Transport:
 
         address = self.url + path + (f"?{urlencode(pairs)}" if pairs else "")
         try:
-            response = self._pool.request(method, address, body=data, headers=self._headers, preload_content=False)
+            response = self._pool.request(
+                method, address, body=data, headers={**self._headers, **(headers or {})}, preload_content=False
+            )
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(
                 f"no Bastide answers at {self.url} ({_short(error)}); start one with `bastide up`, "
