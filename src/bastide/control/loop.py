@@ -16,15 +16,18 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bastide.domain.apps import Build, build_inputs
 from bastide.domain.decisions import Decision
 from bastide.domain.errors import BastideError, Unavailable
 from bastide.domain.instances import Assignment, InstanceReport, RungFact, WeightFile
+from bastide.domain.lifecycle import Phase
 from bastide.domain.plan import (
     Action,
     Assign,
     DesiredService,
     FetchWeights,
     Forget,
+    MakeBuild,
     Prove,
     Serve,
     Unassign,
@@ -34,6 +37,7 @@ from bastide.domain.units import format_bytes
 from bastide.engines.port import Engine
 from bastide.policy.check import Known, check
 from bastide.policy.reconcile import Present, Snapshot, plan
+from bastide.ports.builds import Builds
 from bastide.ports.clock import Clock
 from bastide.ports.link import Body, LinkLost, Notify
 from bastide.ports.store import Store
@@ -75,7 +79,9 @@ class ControlLoop:
         budget_bytes: int,
         changed: Callable[[], None],
         clock: Clock,
+        builds: Builds | None = None,
     ) -> None:
+        self.builds = builds
         self._store, self._node, self._weights, self._engines = store, node, weights, engines
         self.budget_bytes, self._changed, self._clock = budget_bytes, changed, clock
         self.services: dict[tuple[str, str], DesiredService] = {
@@ -88,6 +94,8 @@ class ControlLoop:
         self.synced = False  # whether what the node has is known
         self._assigned: dict[str, Assignment] = {}
         self._files: dict[str, WeightFile] = {}
+        self._built: dict[tuple[object, ...], Build] = {}
+        self._building: set[tuple[object, ...]] = set()
         self._letting_go: set[str] = set()
         self._fetching: set[str] = set()
         self._proving: set[str] = set()
@@ -250,6 +258,7 @@ class ControlLoop:
                 int(report.instance.rpartition(".")[2]),
                 report.proven,
                 self._assigned.get(report.instance),
+                report.phase is Phase.AWAKE,
             )
             for report in self.reports.values()
         )
@@ -259,7 +268,11 @@ class ControlLoop:
                     file = self._weights.resolve(spec.model)
                     if file is not None:
                         self._files[spec.model.url] = file
-        return Snapshot(tuple(self.services.values()), present, self._files, self._clock.now_s())
+                if spec is not None and spec.app is not None and self.builds is not None:
+                    inputs = build_inputs(spec.app)
+                    if inputs not in self._built and (build := self.builds.resolve(spec.app)) is not None:
+                        self._built[inputs] = build
+        return Snapshot(tuple(self.services.values()), present, self._files, self._clock.now_s(), self._built)
 
     def _known(self, snapshot: Snapshot) -> Known:
         return Known(
@@ -289,6 +302,8 @@ class ControlLoop:
             match action:
                 case FetchWeights():
                     self._fetch(action)
+                case MakeBuild():
+                    self._make(action)
                 case Prove():
                     if action.instance not in self._proving:
                         self._proving.add(action.instance)
@@ -381,6 +396,42 @@ class ControlLoop:
             if service.rolling and service.spec.model is not None and service.spec.model.url == url:
                 self.progress(key, text, fraction)
 
+    def _make(self, action: MakeBuild) -> None:
+        service = self.services[action.project, action.service]
+        spec = service.spec if service.rolling else service.serving_spec or service.spec
+        if spec.app is not None and build_inputs(spec.app) not in self._building:
+            self._building.add(build_inputs(spec.app))
+            self.note(spec, "build", action.reason)
+            self._spawn(self._make_build(spec, action.generation))
+
+    async def _make_build(self, spec: ServiceSpec, generation: int) -> None:
+        app, key = spec.app, (spec.project, spec.name)
+        assert app is not None
+        loop = asyncio.get_running_loop()
+        try:
+            if self.builds is None:
+                raise Unavailable("apps can't be built here")
+
+            def told(line: str) -> None:
+                loop.call_soon_threadsafe(self.progress, key, f"building: {line}", None)
+
+            build = await asyncio.to_thread(self.builds.build, app, told)
+            self._built[build_inputs(app)] = build
+            self.note(spec, "build", f"{build.reason}; {format_bytes(build.build_bytes)}")
+        except BastideError as error:
+            self._fail(*key, error.message)
+        except Exception as error:
+            _log.exception("the build of %s", spec.name)
+            self._fail(*key, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}")
+        finally:
+            self._building.discard(build_inputs(app))
+            self.hint()
+
+    def forget_builds(self) -> None:
+        """Some were collected: look again what is there."""
+        self._built.clear()
+        self.hint()
+
     async def _prove(self, action: Prove) -> None:
         key = (action.project, action.service)
         service = self.services[key]
@@ -395,7 +446,8 @@ class ControlLoop:
             held = format_bytes(answer["held_bytes"])
             # Its report comes by itself too, but later: it must not be proven again meanwhile.
             self.reported([answer["report"]])
-            self.note(service.spec, "prove", f"generation {action.generation} answered its canary and holds {held}")
+            how = "answered its canary" if service.spec.app is None else "is healthy"
+            self.note(service.spec, "prove", f"generation {action.generation} {how} and holds {held}")
         except LinkLost:
             pass  # the agent went away: it is planned again when it is back
         except BastideError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from bastide.domain.identity import instance_id
 from bastide.domain.keys import KeyGrant
 from bastide.domain.plan import DesiredService
-from bastide.domain.routes import InstanceRef, ModelRoute, OutsideTarget, RoutingTable, ServiceRoute
+from bastide.domain.routes import AppRoute, InstanceRef, ModelRoute, OutsideTarget, RoutingTable, ServiceRoute
 
 
 def table(
@@ -24,7 +24,8 @@ def table(
         if service.removed:
             continue
         routes.append(_route(service, agent_socket, open_secret))
-        models.append(ModelRoute(service.spec.project, service.spec.name, ((service.spec.name, 1),)))
+        if service.spec.app is None:
+            models.append(ModelRoute(service.spec.project, service.spec.name, ((service.spec.name, 1),)))
     live = tuple(key for key in keys if key.revoked_at_s is None)
     return RoutingTable(revision, tuple(routes), tuple(models), live)
 
@@ -49,7 +50,7 @@ def _route(service: DesiredService, agent_socket: str, open_secret: Callable[[st
             )
         outside = OutsideTarget(spec.endpoint.url, spec.endpoint.model, key)
     instances: tuple[InstanceRef, ...] = ()
-    if spec.model is not None and unavailable is None:
+    if (spec.model is not None or spec.app is not None) and unavailable is None:
         instances = tuple(
             InstanceRef(instance_id(spec.project, spec.name, service.serving_run, index), agent_socket)
             for index in range(spec.replicas.most)
@@ -67,4 +68,5 @@ def _route(service: DesiredService, agent_socket: str, open_secret: Callable[[st
         outside=outside,
         unavailable=unavailable,
         created_at_s=service.created_at_s,
+        app=AppRoute(spec.app.public, spec.app.domains) if spec.app is not None else None,
     )

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bastide.control import apps
 from bastide.control.loop import ControlLoop
 from bastide.control.routing import table
 from bastide.control.settings import ControlSettings
@@ -18,6 +19,7 @@ from bastide.domain.identity import DEFAULT_PROJECT
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.routes import RoutingTable
 from bastide.engines.port import Engine
+from bastide.ports.builds import Builds
 from bastide.ports.clock import Clock
 from bastide.ports.link import Body, Link, LinkLost, Notify
 from bastide.ports.store import Store
@@ -63,11 +65,14 @@ class Control:
         engines: Mapping[str, Engine],
         ledger: Ledger,
         clock: Clock,
+        builds: Builds | None = None,
     ) -> None:
         self.settings, self.store, self.weights, self.vault, self.ledger = settings, store, weights, vault, ledger
         self.engines, self.clock = engines, clock
         self.node = NodeLine()
-        self.loop = ControlLoop(store, self.node, weights, engines, settings.budget_bytes, self.routes_changed, clock)
+        self.loop = ControlLoop(
+            store, self.node, weights, engines, settings.budget_bytes, self.routes_changed, clock, builds
+        )
         self.gateways: dict[Link, dict[str, Any]] = {}
         self.loads: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}  # noqa: SIM118
@@ -204,14 +209,19 @@ class Control:
 
     async def node_told(self, link: Link, verb: str, body: Body, note: Notify) -> Body:
         """What the agent tells."""
+        if verb == "confide":
+            return await apps.confide(self, body)
         if verb == "reports":
             self.loop.reported(body["reports"])
+            named = [report["instance"] for report in body["reports"]]
+            apps.forget_keys_of_the_gone(self, [self.loop.reports[name] for name in named])
         elif verb == "decisions":
             self.loop.add_decisions(body["decisions"])
         elif verb == "facts":
             self.loop.learned(body["facts"])
         elif verb == "forgotten":
             self.loop.forgotten(str(body["instance"]))
+            apps.forget_key(self, str(body["instance"]))
         return {}
 
     async def dial_forever(self, connect: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -63,10 +64,24 @@ def service_view(service: DesiredService, loop: ControlLoop, reports: list[Insta
         "since": moment(since_s),
         "generation": service.generation,
         "serving_generation": service.serving,
+        "app": _app_view(spec),
         "model": spec.model.url if spec.model is not None else spec.endpoint.url if spec.endpoint else None,
         "replicas": f"{spec.replicas.least}..{spec.replicas.most}",
         "progress": {"text": work.text, "fraction": work.fraction} if work is not None and service.rolling else None,
         "instances": [instance_view(report) for report in mine],
+    }
+
+
+def _app_view(spec: ServiceSpec) -> dict[str, Any] | None:
+    """How an app is reached: its path on this Bastide, and its host names."""
+    app = spec.app
+    if app is None:
+        return None
+    return {
+        "path": f"/apps/{spec.project}/{spec.name}/",
+        "hosts": [f"{spec.name}.{spec.project}.localhost", *app.domains],
+        "public": app.public,
+        "source": app.source or app.image,
     }
 
 
@@ -173,6 +188,36 @@ def spec_view(spec: ServiceSpec) -> dict[str, Any]:
         times = (("frozen", spec.sleep.frozen_s), ("light", spec.sleep.light_s), ("deep", spec.sleep.deep_s))
         sleep = ", ".join(f"{rung} {format_duration(at_s)}" for rung, at_s in times if at_s is not None)
     mtok = PICO_PER_UNIT / 10**6
+    app = spec.app
+    if app is not None:
+        return {
+            "app": app.source or app.image,
+            "command": " ".join(app.command) or "found out",
+            "port": app.port,
+            # Values may be private: what is shown is which there are, and that one changed.
+            "env": ", ".join(
+                f"{name}={hashlib.sha256(value.encode()).hexdigest()[:8]}" for name, value in app.environment
+            ),
+            "secrets": ", ".join(app.secrets),
+            "config_files": ", ".join(
+                f"{file.path}={hashlib.sha256(file.text.encode()).hexdigest()[:8]}" for file in app.config_files
+            ),
+            "health": f"{app.health.path or 'a connection'}, every {format_duration(app.health.interval_s)}",
+            "rollout": app.rollout.value,
+            "replicas": f"{spec.replicas.least}..{spec.replicas.most}",
+            "target.in_flight": spec.target_in_flight,
+            "sleep": sleep,
+            "volumes": ", ".join(f"{volume.name} at {volume.path}" for volume in app.volumes),
+            "public": app.public,
+            "domains": ", ".join(app.domains),
+            "isolation": app.isolation.value,
+            "hold.wait_s": spec.hold.wait_s_max,
+            "hold.queue": spec.hold.queue_max,
+            "price.instance_hour": money_number(spec.price.instance_pico_per_hour),
+            "resources.memory_bytes": spec.resources.memory_bytes or "unlimited",
+            "resources.cpu": spec.resources.cpu or "unlimited",
+            "resources.disk_bytes": app.disk_bytes or "unlimited",
+        }
     return {
         "model": spec.model.url if spec.model is not None else None,
         "model.sha256": spec.model.sha256 if spec.model is not None else None,

@@ -28,6 +28,7 @@ class DesiredService:
     removed: bool = False
     changed_at_s: float = 0.0
     created_at_s: float = 0.0
+    previous_spec: ServiceSpec | None = None  # what served before what serves: where a rollback leads
 
     @property
     def rolling(self) -> bool:
@@ -54,6 +55,7 @@ def declared(old: DesiredService | None, spec: ServiceSpec, now_s: float) -> Des
             run_generation=old.serving_run,
             serving=generation,
             serving_spec=spec,
+            previous_spec=old.serving_spec,
             changed_at_s=now_s,
         )
     return replace(old, spec=spec, generation=generation, run_generation=generation, changed_at_s=now_s)
@@ -70,6 +72,7 @@ def proven(old: DesiredService, generation: int) -> DesiredService:
         serving_spec=old.spec,
         failed_generation=0,
         failure="",
+        previous_spec=old.serving_spec or old.previous_spec,
     )
 
 
@@ -110,6 +113,16 @@ class FetchWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeBuild:
+    """Have the app of this generation built on this node before anything is started."""
+
+    project: str
+    service: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prove:
     """Start this instance of a new generation and see it answer."""
 
@@ -139,4 +152,4 @@ class Forget:
     reason: str
 
 
-Action = Assign | Unassign | FetchWeights | Prove | Serve | Forget
+Action = Assign | Unassign | FetchWeights | MakeBuild | Prove | Serve | Forget

@@ -29,6 +29,14 @@ class OutsideTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class AppRoute:
+    """How an app is reached beside NAME.PROJECT.localhost and /apps/PROJECT/NAME/. `public`: who asks needs no key."""
+
+    public: bool = False
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceRoute:
     """One serving generation of one service. `instances` are in order of preference, the first fills first.
 
@@ -47,6 +55,7 @@ class ServiceRoute:
     outside: OutsideTarget | None = None
     unavailable: str | None = None
     created_at_s: float = 0.0
+    app: AppRoute | None = None  # None: it serves a model
 
 
 @dataclass(frozen=True, slots=True)

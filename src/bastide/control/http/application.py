@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bastide import __version__
-from bastide.control.http import keys, services, whole
+from bastide.control.http import apps, keys, services, whole
 from bastide.control.state import Control
 from bastide.domain.errors import BastideError, InternalError, InvalidRequest, NotFound
 
@@ -26,6 +26,7 @@ def application(control: Control) -> FastAPI:
     )
     app.state.control = control
     app.include_router(services.router)
+    app.include_router(apps.router)
     app.include_router(keys.router)
     app.include_router(whole.router)
     app.include_router(whole.bare)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from bastide.control.apps import KEY_ID_PREFIX
 from bastide.control.http.caller import Admin, ControlState, Project
 from bastide.control.view import moment
 from bastide.domain.errors import Conflict, InvalidRequest
@@ -74,7 +75,10 @@ async def remove_project(name: str, control: ControlState, _: Admin) -> dict[str
 @router.get("/keys")
 async def keys(control: ControlState, project: Project, _: Admin) -> dict[str, Any]:
     """Keys of the project, never the keys themselves."""
-    mine = sorted((g for g in control.keys.values() if g.project == project), key=lambda g: g.created_at_s)
+    mine = sorted(
+        (g for g in control.keys.values() if g.project == project and not g.key_id.startswith(KEY_ID_PREFIX)),
+        key=lambda g: g.created_at_s,
+    )
     return {"keys": [_view(grant) for grant in mine]}
 
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from bastide.control.apps import problems_of
 from bastide.control.http.caller import Admin, Caller, ControlState, Project
 from bastide.control.specfile import parse, parse_replicas
 from bastide.control.state import Control
@@ -66,8 +67,10 @@ async def deploy(body: DeployBody, control: ControlState, project: Project) -> d
     problems = []
     for spec in file.services:
         line = file.lines[spec.name]
-        if spec.engine not in ("auto", *control.engines):
-            known = ", ".join(("auto", *control.engines))
+        if spec.app is not None:
+            problems.extend(await asyncio.to_thread(problems_of, control, spec, line))
+        elif spec.engine not in ("auto", *(name for name in control.engines if name != "app")):
+            known = ", ".join(("auto", *(name for name in control.engines if name != "app")))
             problems.append(
                 Problem(line, f"{spec.name}.engine", f"{spec.engine} can't run on this machine; {known} can")
             )
@@ -132,13 +135,13 @@ async def services(
 async def service(name: str, control: ControlState, project: Project) -> dict[str, Any]:
     """One service."""
     await _refresh(control)
-    return services_view([_one(control, project, name)], control.loop)[0]
+    return services_view([one(control, project, name)], control.loop)[0]
 
 
 @router.delete("/services/{name}")
 async def remove(name: str, control: ControlState, project: Project) -> dict[str, Any]:
     """Drain it, end it, forget it; its usage stays in the ledger."""
-    _one(control, project, name)
+    one(control, project, name)
     control.loop.remove(project, name)
     return {"name": name, "removed": True}
 
@@ -146,7 +149,7 @@ async def remove(name: str, control: ControlState, project: Project) -> dict[str
 @router.post("/services/{name}/scale")
 async def scale(name: str, body: ScaleBody, control: ControlState, project: Project) -> dict[str, Any]:
     """Change the number of replicas; running instances stay."""
-    found = _one(control, project, name)
+    found = one(control, project, name)
     if found.spec.endpoint is not None:
         raise Conflict(f"{name} is an outside endpoint; it has no replicas")
     try:
@@ -163,18 +166,18 @@ async def sleep(name: str, body: SleepBody, control: ControlState, project: Proj
     rung = body.rung or Rung.DEEP
     if rung not in (Rung.FROZEN, Rung.LIGHT, Rung.DEEP):
         raise InvalidRequest(f"an instance can't be put to {rung.value}; use frozen, light or deep", param="rung")
-    found = _one(control, project, name)
+    found = one(control, project, name)
     # The node is asked, for what it last reported is a moment old: a request may have woken one since.
-    told = (await _node(control, "inventory", {}))["reports"]
+    told = (await ask_node(control, "inventory", {}))["reports"]
     phases = {report["instance"]: Phase(report["phase"]) for report in told}
     done = []
     # The node knows too who is kept awake, but a rollout that has just ended may not have told it yet.
     least = (found.serving_spec or found.spec).replicas.least
-    for report in _instances(control, found):
+    for report in instances_of(control, found):
         if int(report.instance.rpartition(".")[2]) < least:
             continue
         if phases.get(report.instance) in (Phase.AWAKE, Phase.FROZEN, Phase.LIGHT):
-            answer = await _node(control, "sleep", {"instance": report.instance, "rung": rung.value})
+            answer = await ask_node(control, "sleep", {"instance": report.instance, "rung": rung.value})
             done.append({"id": report.instance, **answer})
     if not done and least:
         raise Conflict(
@@ -188,11 +191,11 @@ async def sleep(name: str, body: SleepBody, control: ControlState, project: Proj
 @router.post("/services/{name}/wake")
 async def wake(name: str, control: ControlState, project: Project) -> dict[str, Any]:
     """Wake its first instance and wait until it is awake."""
-    found = _one(control, project, name)
-    instances = _instances(control, found)
+    found = one(control, project, name)
+    instances = instances_of(control, found)
     if not instances:
         raise Conflict(f"{name} has no instance that could wake; `bastide ps` says why")
-    answer = await _node(control, "wake", {"instance": instances[0].instance})
+    answer = await ask_node(control, "wake", {"instance": instances[0].instance})
     return {"name": name, "id": instances[0].instance, **answer}
 
 
@@ -201,7 +204,7 @@ async def why(
     name: str, control: ControlState, project: Project, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> dict[str, Any]:
     """Every decision about it, oldest first, with its reason."""
-    found = _one(control, project, name)
+    found = one(control, project, name)
     await asyncio.to_thread(control.loop.flush_decisions)
     decisions = await asyncio.to_thread(control.store.decisions, project, name, limit)
     view = services_view([found], control.loop)[0]
@@ -216,15 +219,15 @@ async def why(
 @router.get("/services/{name}/logs")
 async def logs(name: str, control: ControlState, project: Project, after: str = "") -> dict[str, Any]:
     """What its instances wrote. Ask again with `after` set to the answer's `next` for what came since."""
-    found = _one(control, project, name)
+    found = one(control, project, name)
     try:
         places: dict[str, int] = json.loads(base64.urlsafe_b64decode(after)) if after else {}
     except ValueError:
         raise InvalidRequest("`after` must be the `next` of an earlier answer", param="after") from None
     parts = []
-    for report in _instances(control, found):
+    for report in instances_of(control, found):
         with contextlib.suppress(NotFound):
-            part = await _node(
+            part = await ask_node(
                 control, "log", {"instance": report.instance, "after": places.get(report.instance, -16384)}
             )
             places[report.instance] = part["next"]
@@ -239,7 +242,7 @@ async def progress(
 ) -> StreamingResponse:
     """Lines of JSON while these services are deployed, one at each change; ends when none of them is on its way."""
     for name in service:
-        _one(control, project, name)
+        one(control, project, name)
     return StreamingResponse(_progress(control, project, service), media_type="application/x-ndjson")
 
 
@@ -308,7 +311,7 @@ async def own_key(grant: Caller) -> dict[str, Any]:
     }
 
 
-def _one(control: Control, project: str, name: str) -> DesiredService:
+def one(control: Control, project: str, name: str) -> DesiredService:
     found = control.loop.services.get((project, name))
     if found is None:
         names = sorted(n for p, n in control.loop.services if p == project)
@@ -319,7 +322,7 @@ def _one(control: Control, project: str, name: str) -> DesiredService:
     return found
 
 
-def _instances(control: Control, service: DesiredService) -> list[InstanceReport]:
+def instances_of(control: Control, service: DesiredService) -> list[InstanceReport]:
     spec = service.spec
     mine = [
         report
@@ -341,7 +344,7 @@ async def _refresh(control: Control) -> None:
                 control.loop.reported(told["reports"])
 
 
-async def _node(control: Control, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+async def ask_node(control: Control, verb: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
         return await control.node.call(verb, body)
     except LinkLost as error:

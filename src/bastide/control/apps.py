@@ -1,0 +1,119 @@
+"""What control does for apps alone: what they are told in confidence, their keys, and what of a declared app can't be.
+
+A key belongs to one instance and one life of it: made at its start, known here by its hash, revoked with its process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bastide.domain.apps import secret_variable
+from bastide.domain.errors import NotFound, Problem
+from bastide.domain.instances import InstanceReport
+from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
+from bastide.domain.lifecycle import Phase
+from bastide.domain.sources import is_digest
+from bastide.domain.spec import ServiceSpec
+
+if TYPE_CHECKING:
+    from bastide.control.state import Control
+
+KEY_ID_PREFIX = "app-"
+_GONE = (Phase.OFF, Phase.DEEP, Phase.FAILED)
+
+
+def key_id(instance: str) -> str:
+    return KEY_ID_PREFIX + hashlib.sha256(instance.encode()).hexdigest()[:16]
+
+
+async def confide(control: Control, body: dict[str, Any]) -> dict[str, Any]:
+    """Secrets and a fresh key for one start of one instance. Raises NotFound where a secret is gone."""
+    project, instance = str(body["project"]), str(body["instance"])
+    environment: dict[str, str] = {}
+    for name in body["secrets"]:
+        value = control.open_secret(project, str(name))
+        if value is None:
+            raise NotFound(
+                f"the secret {name!r} is not set in project {project!r}; `bastide secrets set {name}` sets it"
+            )
+        environment[secret_variable(str(name))] = value
+    text = KEY_PREFIX + secrets.token_urlsafe(32)
+    forget_key(control, instance)
+    grant = KeyGrant(
+        key_id(instance), hash_key(text), project, name=f"of the app {body['service']}", sandboxes=True,
+        created_at_s=control.now_s(),
+    )  # fmt: skip
+    control.store.put_key(grant)
+    control.keys[grant.key_hash] = grant
+    control.routes_changed()
+    await control.table_given()  # it can be used from the app's first line on
+    environment["BASTIDE_API_KEY"] = environment["OPENAI_API_KEY"] = text
+    return {"environment": environment}
+
+
+def forget_key(control: Control, instance: str) -> None:
+    """Its process is gone: so is its key."""
+    wanted = key_id(instance)
+    for key_hash, grant in list(control.keys.items()):
+        if grant.key_id == wanted and grant.revoked_at_s is None:
+            del control.keys[key_hash]
+            control.store.put_key(replace(grant, revoked_at_s=control.now_s()))
+            control.routes_changed()
+
+
+def forget_keys_of_the_gone(control: Control, reports: list[InstanceReport]) -> None:
+    held = {
+        grant.key_id
+        for grant in control.keys.values()
+        if grant.key_id.startswith(KEY_ID_PREFIX) and grant.revoked_at_s is None
+    }
+    for report in reports:
+        if report.phase in _GONE and key_id(report.instance) in held:
+            forget_key(control, report.instance)
+
+
+def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]:
+    """What of a declared app can't be had here, each said with what to do."""
+    app, name = spec.app, spec.name
+    assert app is not None
+    found = []
+
+    def wrong(where: str, message: str) -> None:
+        found.append(Problem(line, f"{name}.{where}", message))
+
+    if control.loop.builds is None:
+        wrong("app", "apps can't be run on this machine; `bastide doctor` says why")
+    elif app.image:
+        wrong("image", "OCI images can't be run here yet; deploy a directory, `app: DIR`")
+    elif not is_digest(app.source):
+        wrong("app", f"{app.source!r} must be uploaded first: `bastide deploy` does that")
+    elif not control.loop.builds.has_source(app.source):
+        wrong("app", "its source is not on the server; `bastide deploy` uploads it")
+    if app.egress:
+        wrong("egress", "an app's way out can't be opened yet; leave it out (the app still reaches Bastide itself)")
+    if app.job is not None:
+        wrong("schedule" if app.schedule else "job", "jobs and schedules can't be run yet")
+    for volume in app.volumes:
+        if volume.bytes_max is not None:
+            wrong(
+                "volumes", f"the size of {volume.name!r} can't be enforced here; leave `size` out and it is unlimited"
+            )
+    if app.volumes and spec.replicas.most > 1:
+        wrong("replicas", "an app with volumes has one replica at most: two would write the same files")
+    names = [given for given, _ in control.store.secrets(spec.project)]
+    for secret in app.secrets:
+        if secret not in names:
+            wrong(
+                "secrets",
+                f"there is no secret {secret!r} in project {spec.project!r}; set it first with `bastide secrets set {secret}`",
+            )
+    for other in control.loop.services.values():
+        taken = set(app.domains) & set(
+            other.spec.app.domains if other.spec.app is not None and not other.removed else ()
+        )
+        if taken and (other.spec.project, other.spec.name) != (spec.project, name):
+            wrong("domains", f"{', '.join(sorted(taken))} is another app's")
+    return found
