@@ -243,6 +243,8 @@ class Agent:
         import time
 
         deadline = None if limit_s is None else time.monotonic() + limit_s
+        while (frame := reader.whole()) is not None:  # what came together with the question
+            self.obey(running, frame)
         while True:
             wait_ms = None if deadline is None or timed_out else max(0.0, (deadline - time.monotonic()) * 1000)
             events = poll.poll(wait_ms)
@@ -351,7 +353,7 @@ class Agent:
                 wire.send(line, kind, data[max(0, len(data) - (offset - at)) :])
                 at = offset
             if not news and (over is not None or not follow):
-                wire.send_json(line, wire.EXIT if over is not None else wire.ANSWER, over or process.describe())
+                wire.send_json(line, wire.EXIT if over is not None else wire.END, over or process.describe())
                 return
             if not news and select.select([line], [], [], 0)[0]:
                 reader.more()  # raises where the host has gone

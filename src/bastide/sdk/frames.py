@@ -27,7 +27,7 @@ def frames(response: urllib3.BaseHTTPResponse) -> Iterator[tuple[int, bytes]]:
                     break
                 yield kind, rest[wire.HEAD.size : end]
                 rest = rest[end:]
-                if kind in last or (kind == wire.ANSWER and not rest and response.closed):
+                if kind in last:
                     return
             data = response.read1()
             if not data:

@@ -99,18 +99,7 @@ class Process:
             "GET", f"{self._path}/output", {"follow": follow}, accept=FRAMES
         )
         gatherer = Gatherer(on_stdout, on_stderr)
-        if follow:
-            end = gatherer.run(frames(response))
-        else:
-            end = {}
-            for kind, payload in frames(response):
-                if kind in gatherer.kept:
-                    gatherer.kept[kind] += payload
-                elif kind == wire.EXIT:
-                    import json
-
-                    end = json.loads(payload)
-        return _result(gatherer, end)
+        return _result(gatherer, gatherer.run(frames(response)))
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         self._sandbox._post(f"/processes/{self.number}/signal", {"signal": signal})

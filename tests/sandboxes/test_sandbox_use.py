@@ -1,0 +1,252 @@
+"""What agents do with sandboxes, on every tier that holds here: run, stream, spawn, files, code, ports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from house import House
+
+from bastide import AsyncSandbox, Sandbox
+from bastide.domain.errors import Conflict, InvalidRequest, NotFound
+
+
+def test_exec_tells_both_outputs_and_the_status(kept: Sandbox) -> None:
+    result = kept.exec("echo out; echo err >&2; exit 3")
+    assert (result.stdout, result.stderr, result.exit_code, result.ok) == ("out\n", "err\n", 3, False)
+    assert result.duration > 0
+
+
+def test_exec_takes_words_as_they_are(kept: Sandbox) -> None:
+    assert kept.exec(("printf", "%s|", "a b", "$HOME", "*")).stdout == "a b|$HOME|*|"
+
+
+def test_exec_has_cwd_env_and_stdin(kept: Sandbox) -> None:
+    result = kept.exec("pwd; echo $WORD; cat", cwd="/tmp", env={"WORD": "spoken"}, stdin="given\n")
+    assert result.stdout == "/tmp\nspoken\ngiven\n"
+
+
+def test_exec_streams_as_it_comes(kept: Sandbox) -> None:
+    seen: list[str] = []
+    result = kept.exec("for i in 1 2 3; do echo $i; sleep 0.05; done", on_stdout=seen.append)
+    assert "".join(seen) == result.stdout == "1\n2\n3\n"
+    assert len(seen) >= 2
+
+
+def test_exec_ends_what_takes_too_long_with_all_it_started(kept: Sandbox) -> None:
+    result = kept.exec("sleep 1000 & echo started; sleep 1000", timeout=0.4)
+    assert result.timed_out
+    assert result.stdout == "started\n"
+    assert "sleep 1000" not in kept.exec("ps ax 2>/dev/null || cat /proc/*/cmdline | tr '\\0' ' '").stdout.replace(
+        "ps ax", ""
+    ).replace("cat /proc", "")
+
+
+def test_exec_does_not_wait_for_what_it_leaves_behind(kept: Sandbox) -> None:
+    result = kept.exec("sleep 30 & echo done")
+    assert result.stdout == "done\n"
+    assert result.duration < 10
+    kept.exec("pkill sleep || kill $(pgrep sleep) || true")
+
+
+def test_exec_carries_much_output_whole(kept: Sandbox) -> None:
+    result = kept.exec("head -c 5000000 /dev/zero | tr '\\0' 'x'")
+    assert len(result.stdout) == 5_000_000
+
+
+def test_a_program_that_is_not_there_is_named(kept: Sandbox) -> None:
+    with pytest.raises(NotFound, match="no-such-program"):
+        kept.exec(("no-such-program",))
+
+
+def test_json_for_those_without_our_client(kept: Sandbox, town: House) -> None:
+    asked = urllib.request.Request(
+        f"{town.url}/api/v1/sandboxes/{kept.id}/exec",
+        data=json.dumps({"command": "echo hi"}).encode(),
+        headers={"authorization": f"Bearer {town.key}", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(asked) as answer:
+        told = json.load(answer)
+    assert (told["stdout"], told["exit_code"]) == ("hi\n", 0)
+
+
+def test_spawned_processes_can_be_left_and_found_again(kept: Sandbox) -> None:
+    process = kept.spawn("read line; echo got $line; read line; echo then $line", tag="talker")
+    process.stdin("one\n")
+    again = Sandbox.connect(kept.id, kept._client).process(process.number)
+    again.stdin("two\n", end=True)
+    result = again.wait()
+    assert result.stdout == "got one\nthen two\n"
+    assert result.exit_code == 0
+    about = next(one for one in kept.processes() if one["process"] == process.number)
+    assert (about["tag"], about["running"], about["exit_code"]) == ("talker", False, 0)
+
+
+def test_spawned_processes_take_signals(kept: Sandbox) -> None:
+    process = kept.spawn("trap 'echo caught; exit 7' TERM; echo ready; while true; do sleep 0.05; done")
+    while "ready" not in process.output().stdout:
+        pass
+    process.kill("SIGTERM")
+    result = process.wait()
+    assert (result.stdout, result.exit_code) == ("ready\ncaught\n", 7)
+
+
+def test_a_terminal_is_one(kept: Sandbox) -> None:
+    terminal = kept.pty(cols=91, rows=33, command="/bin/sh -i")
+    terminal.stdin("stty size; test -t 0 && echo is a tty; exit\n")
+    said = terminal.wait().stdout
+    assert "33 91" in said
+    assert "is a tty" in said
+
+
+def test_files_there_and_back(kept: Sandbox, tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    kept.files.write("deep/er/data.bin", data, mode=0o750)
+    assert kept.files.read("deep/er/data.bin") == data
+    assert kept.files.read("deep/er/data.bin", offset=10, length=5) == data[10:15]
+    about = kept.files.stat("deep/er/data.bin")
+    assert (about.kind, about.size_bytes, about.mode) == ("file", len(data), 0o750)
+    kept.files.write("deep/er/data.bin", b"more", append=True)
+    assert kept.files.stat("deep/er/data.bin").size_bytes == len(data) + 4
+    kept.files.move("deep/er/data.bin", "deep/moved")
+    assert [entry.name for entry in kept.files.list("deep", depth=3)] == ["er", "moved"]
+    kept.files.remove("deep")
+    assert not kept.files.exists("deep")
+    with pytest.raises(NotFound):
+        kept.files.read("deep/moved")
+    with pytest.raises(Conflict):
+        kept.files.read("/tmp")
+
+
+def test_large_files_go_in_parts(kept: Sandbox) -> None:
+    data = os.urandom(1 << 20) * 20
+    kept.files.write("/tmp/large", data)
+    assert kept.exec("sha256sum < /tmp/large").stdout.split()[0] == __import__("hashlib").sha256(data).hexdigest()
+    assert not kept.files.exists("/tmp/large.bastide-part")
+    kept.files.remove("/tmp/large")
+
+
+def test_trees_there_and_back(kept: Sandbox, tmp_path: Path) -> None:
+    source = tmp_path / "project"
+    (source / "src").mkdir(parents=True)
+    (source / "src" / "main.py").write_text("print('hello')")
+    (source / "run").write_text("#!/bin/sh\n")
+    (source / "run").chmod(0o755)
+    kept.files.upload(source)
+    assert kept.exec("cd project && python3 src/main.py && test -x run").stdout == "hello\n"
+    kept.exec("echo made > project/src/made.txt")
+    kept.files.download("project", tmp_path / "back")
+    assert (tmp_path / "back" / "project" / "src" / "made.txt").read_text() == "made\n"
+    kept.files.remove("project")
+
+
+def test_watching_tells_changes(kept: Sandbox) -> None:
+    kept.files.mkdir("/tmp/watched")
+    news = kept.files.watch("/tmp/watched")
+    assert next(news)["kind"] == "watching"
+    kept.exec("echo x > /tmp/watched/new")
+    kinds = {(next(news)["kind"]) for _ in range(2)}
+    assert "created" in kinds
+    kept.files.remove("/tmp/watched")
+
+
+def test_code_remembers_and_shows(kept: Sandbox) -> None:
+    assert kept.run_code("x = 20\nprint('set')").stdout == "set\n"
+    shown = kept.run_code("x + 22")
+    assert (shown.text, shown.ok) == ("42", True)
+    failed = kept.run_code("1/0")
+    assert not failed.ok
+    assert failed.error is not None and failed.error["name"] == "ZeroDivisionError"
+    assert kept.run_code("x").text == "20"
+    rich = kept.run_code("class Page:\n    def _repr_html_(self): return '<b>hi</b>'\nPage()")
+    assert {"kind": "text/html", "text": "<b>hi</b>"} in rich.results
+    assert kept.run_code("import os; os.system('echo from a child')").stdout.startswith("from a child")
+    assert kept.run_code("while True: pass", timeout=0.5).timed_out
+    assert kept.run_code("'x' in globals()").text == "False"  # a killed context begins anew
+
+
+def test_urls_lead_to_ports_until_they_expire(kept: Sandbox, town: House) -> None:
+    server = kept.spawn("cd /tmp && echo served > page && exec python3 -u -m http.server 8123 --bind 127.0.0.1")
+    address = kept.url(8123)
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(f"{address}page") as answer:
+                assert answer.read() == b"served\n"
+            break
+        except urllib.error.HTTPError as error:
+            assert error.code == 503  # it does not listen yet
+    else:
+        pytest.fail("the server inside never answered")
+    for wrong in (f"{address[:-3]}xx/", f"{town.url}/s/nonsense/"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(wrong)
+        assert refused.value.code == 403
+    server.kill()
+
+
+def test_metadata_finds_and_limits_show(make: Callable[..., Sandbox], tier: str, town: House) -> None:
+    one = make(tier=tier, metadata={"run": f"7-{tier}"}, memory="256MiB", cpu=0.5)
+    assert [found.id for found in Sandbox.list({"run": f"7-{tier}"}, town.client)] == [one.id]
+    assert one.about["limits"]["memory_bytes"] == 256 << 20
+    assert one.metrics()["memory_bytes"] > 0
+
+
+def test_a_lifetime_ends_by_itself_and_can_be_made_longer(make: Callable[..., Sandbox], tier: str) -> None:
+    one = make(tier=tier, timeout=1.0)
+    other = make(tier=tier, timeout=1.0)
+    other.set_timeout(300)
+    for _ in range(400):
+        try:
+            one.refresh()
+        except NotFound:
+            break
+        one.metrics() if one.about["state"] == "running" else None
+    else:
+        pytest.fail("it outlived its lifetime")
+    assert other.exec("echo alive").stdout == "alive\n"
+
+
+def test_what_is_wrong_is_said(make: Callable[..., Sandbox], kept: Sandbox) -> None:
+    for options, what in (
+        ({"template": "cobol"}, "template"),
+        ({"timeout": 0.1}, "timeout"),
+        ({"memory": "lots"}, "memory"),
+        ({"memory": "1MiB"}, "64MiB"),
+        ({"egress": ["not a name"]}, "egress"),
+        ({"egress": ["127.0.0.1"]}, "never"),
+        ({"tier": "vm"}, "tier"),
+        ({"env": {"A=B": "x"}}, "env"),
+    ):
+        with pytest.raises((InvalidRequest, NotFound), match=what):
+            make(**options)
+    with pytest.raises(InvalidRequest):
+        kept.exec("")
+        kept.exec(())
+
+
+def test_sandboxes_of_another_project_are_not_there(town: House, kept: Sandbox) -> None:
+    town.client.create_project("elsewhere") if "elsewhere" not in str(town.client.projects()) else None
+    key = type(town.client)(town.url, town.key, "elsewhere").create_key(name="x", can_deploy=True)["key"]
+    stranger = type(town.client)(town.url, key)
+    with pytest.raises(NotFound):
+        Sandbox.connect(kept.id, stranger)
+    assert Sandbox.list(client=stranger) == ()
+
+
+def test_asyncio_has_the_same(town: House, tier: str) -> None:
+    async def work() -> None:
+        async with await AsyncSandbox.create(client=town.client, tier=tier) as sandbox:
+            results = await asyncio.gather(*(sandbox.exec(f"echo {number}") for number in range(5)))
+            assert [result.stdout for result in results] == [f"{number}\n" for number in range(5)]
+            await sandbox.files.write("a", "b")
+            assert await sandbox.files.read("a") == b"b"
+            process = await sandbox.spawn("cat")
+            await process.stdin("x", end=True)
+            assert (await process.wait()).stdout == "x"
+
+    asyncio.run(work())
