@@ -13,7 +13,7 @@ import pytest
 from house import House
 
 from bastide import AsyncSandbox, Sandbox
-from bastide.domain.errors import Conflict, InvalidRequest, NotFound
+from bastide.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 
 
 def test_exec_tells_both_outputs_and_the_status(kept: Sandbox) -> None:
@@ -200,14 +200,10 @@ def test_a_lifetime_ends_by_itself_and_can_be_made_longer(make: Callable[..., Sa
     one = make(tier=tier, timeout=1.0)
     other = make(tier=tier, timeout=1.0)
     other.set_timeout(300)
-    for _ in range(400):
-        try:
-            one.refresh()
-        except NotFound:
-            break
-        one.metrics() if one.about["state"] == "running" else None
-    else:
-        pytest.fail("it outlived its lifetime")
+    with pytest.raises(Unavailable):
+        one.exec("sleep 60")  # in use or not, its lifetime is what was asked for
+    with pytest.raises(NotFound):
+        one.refresh()
     assert other.exec("echo alive").stdout == "alive\n"
 
 

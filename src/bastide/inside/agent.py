@@ -21,6 +21,7 @@ from . import processes, wire
 
 CONNECTIONS_MAX = 512
 SPLICE_BYTES = 1 << 16
+DRAIN_S = 10.0
 
 
 class Agent:
@@ -125,8 +126,12 @@ class Agent:
     @staticmethod
     def fail(line: socket.socket, error: BaseException) -> None:
         told = {"error": type(error).__name__, "message": str(error), "errno": getattr(error, "errno", None)}
-        with contextlib.suppress(wire.Broken):
+        with contextlib.suppress(wire.Broken, OSError):
             wire.send_json(line, wire.ERROR, told)
+            line.shutdown(socket.SHUT_WR)
+            line.settimeout(DRAIN_S)
+            while line.recv(SPLICE_BYTES):  # closing on what is still being said would lose what we said
+                pass
 
     # --- passing on ------------------------------------------------------------------------------------------------
 

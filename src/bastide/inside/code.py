@@ -36,6 +36,7 @@ class Context:
 
     def end(self) -> None:
         processes.kill_group(self.process.pid, signal.SIGKILL)
+        self.ending.event.wait()
 
 
 def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
