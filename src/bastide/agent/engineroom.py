@@ -185,8 +185,9 @@ class EngineRoom:
             self._books.count(record.assignment.spec, instance, process, tokens, settled=not record.leases)
 
     def _booked(self, instance: str, cost: EngineCounters) -> None:
-        if instance in self._core.records:
-            self._books.canary(self._core.records[instance].assignment.spec, instance, cost)
+        record = self._core.records.get(instance)
+        if record is not None and record.assignment.build is None:  # an app's health costs no tokens
+            self._books.canary(record.assignment.spec, instance, cost)
 
     def _launch(self, assignment: Assignment) -> LaunchSpec:
         engine = self._engines["llama.cpp" if assignment.spec.engine == "auto" else assignment.spec.engine]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bastide import __version__
-from bastide.cli import chat, keys, sandboxes, services, weights
+from bastide.cli import apps, chat, keys, sandboxes, services, weights
 from bastide.cli.context import Context
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def main(
 
 
 services.register(app)
+apps.register(app)
 chat.register(app)
 keys.register(app)
 weights.register(app)

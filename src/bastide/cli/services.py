@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bastide.cli import apps
 from bastide.cli.context import JsonOption, client_of
 from bastide.cli.show import ago, as_json, err, out, phase, table
 from bastide.domain.errors import InvalidRequest, InvalidSpec
@@ -31,31 +32,59 @@ def register(app: typer.Typer) -> None:
 
 def deploy(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A spec file, or a directory with a bastide.yaml.", metavar="FILE|DIR")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A spec file, a directory with a bastide.yaml, or an app's directory.", metavar="FILE|DIR"),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Of an app's directory: the app's name (default: the directory's).")
+    ] = None,
+    command: Annotated[str | None, typer.Option(help="What to run (default: found out).")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, or NAME from this environment (repeat).")] = None,
+    secret: Annotated[list[str] | None, typer.Option(help="A secret it is given (repeat).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Where it listens (default: 8080, told as PORT).")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Who asks needs no key.")] = False,
+    replicas: Annotated[str | None, typer.Option(help="N, or LEAST..MOST (default: 0..1).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until every service is ready or has failed.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Declare services, and wait until they are ready.
+    """Declare services, or deploy an app's directory, and wait until they are ready.
 
     Exits with 1 where one failed; the reason is shown. What served before serves on.
     """
-    file = _spec_file(path)
     client = client_of(context)
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{file} can't be read: {error}") from None
+    began = time.monotonic()
+    own = {
+        "name": name, "command": command, "env": apps.pairs(env), "secrets": secret, "port": port, "public": public,
+        "replicas": replicas,
+    }  # fmt: skip
+    file = _spec_file(path)
+    if file is None:
+        apps.check_directory(path, command)
+        text, base = apps.text_of_directory(path, own), path
+    elif any(own.values()):
+        raise InvalidRequest(
+            f"{file} says how its services are run; options such as --name are for a directory without one"
+        )
+    else:
+        base = file.parent
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{file} can't be read: {error}") from None
+    text = apps.uploaded(client, text, base, quiet=json)
     try:
         answer = client.deploy(text, dry_run=dry_run)
     except InvalidSpec as error:
-        error.file = str(file)  # type: ignore[attr-defined]
+        error.file = str(file or path)  # type: ignore[attr-defined]
         raise
     changed = [s for s in answer["services"] if s["change"] != "unchanged"]
     if dry_run:
         _show_changes(answer, json)
         return
-    began = time.monotonic()
     names = [service["name"] for service in answer["services"]]
     ends = _follow(client.progress(names), quiet=json) if wait and names else {}
     if json:
@@ -68,17 +97,19 @@ def deploy(
             err.print(Text.assemble((f"{line['name']} failed: ", "bold red"), line["reason"]))
         if not failed and wait:
             took = format_duration(time.monotonic() - began)
-            out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; models at {client.url}/v1")
+            where = {s["name"]: apps.address_of(client, s) for s in client.services()["services"] if s["name"] in ends}
+            reached = [address for address in where.values() if address]
+            if len(reached) < len(ends):
+                reached.append(f"models at {client.url}/v1")
+            out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; {', '.join(reached)}")
     if failed:
         raise typer.Exit(1)
 
 
-def _spec_file(path: Path) -> Path:
+def _spec_file(path: Path) -> Path | None:
+    """None: it is a directory without one, to be deployed as an app."""
     if path.is_dir():
-        for name in SPEC_NAMES:
-            if (path / name).is_file():
-                return path / name
-        raise InvalidRequest(f"{path} holds no {SPEC_NAMES[0]}")
+        return next((path / name for name in SPEC_NAMES if (path / name).is_file()), None)
     if not path.exists():
         raise InvalidRequest(f"there is no file {path}")
     return path
@@ -132,7 +163,8 @@ def ps(
     json: JsonOption = False,
 ) -> None:
     """Services and instances: phase, memory, and why."""
-    answer = client_of(context).services(all_projects=all_projects)
+    client = client_of(context)
+    answer = client.services(all_projects=all_projects)
     if json:
         as_json(answer)
         return
@@ -140,6 +172,10 @@ def ps(
     for service in answer["services"]:
         name = f"{service['project']}/{service['name']}" if all_projects else service["name"]
         shown.add_row(Text(name, "bold"), phase(service["phase"]), ago(service["since"]), "", "", "", service["reason"])
+        if (address := apps.address_of(client, service)) is not None:
+            shown.add_row(
+                "", "", "", "", "", "", Text(address + (" (public)" if service["app"]["public"] else ""), "cyan")
+            )
         for instance in service["instances"]:
             shown.add_row(
                 Text(f"  {instance['id'].rpartition('.')[2]}", "bright_black"),

@@ -23,14 +23,16 @@ from bastide.domain.errors import (
 )
 from bastide.domain.keys import KEY_PREFIX, KeyGrant
 from bastide.domain.routes import RoutingTable
-from bastide.gateway import calls, wire
+from bastide.gateway import apps, calls, wire
 from bastide.gateway.accounts import Accounts, AskSlice
+from bastide.gateway.apps import AppCall
 from bastide.gateway.client import ClientConnection
 from bastide.gateway.directory import Directory
 from bastide.gateway.dispatch import ServiceQueue
 from bastide.gateway.exchange import Exchange
 from bastide.gateway.fleet import Fleet
 from bastide.gateway.ledger import Ledger
+from bastide.gateway.relay import HOP_BY_HOP, Relay
 from bastide.gateway.request import Request
 from bastide.gateway.settings import GatewaySettings
 from bastide.gateway.splice import Splice
@@ -108,6 +110,13 @@ class Gateway:
     def screen(self, request: Request) -> None:
         """Refuse by the head alone what can be: unknown paths, wrong methods, keys that open nothing."""
         path, method = request.path, request.method
+        door = apps.find(self.directory, request)
+        if door is not None:
+            request.door, request.is_passed_on = door, True
+            if not door.is_public or request.header(apps.KEY_HEADER) is not None:
+                request.caller = self._caller(request, apps.given_key(request) or b"")
+                apps.check(door, request.caller)
+            return
         if path in _HEALTH_PAGES:
             _allow(method, "GET")
             return
@@ -123,6 +132,9 @@ class Gateway:
             return
         if path.startswith("/api/v1/"):  # control checks the key itself: it may know one that is not here yet
             _allow(method, "GET", "POST", "PUT", "PATCH", "DELETE")
+            if method == "PUT" and (path.startswith("/api/v1/sources/") or path.endswith("/files")):
+                # As large as a directory may be: it is passed on as it comes, so who sends it must be known here.
+                request.caller, request.is_passed_on = self._caller(request), True
             return
         request.caller = self._caller(request)
         if path == "/" or path in _CONTROL_PAGES:
@@ -140,12 +152,18 @@ class Gateway:
     async def serve(self, connection: ClientConnection, request: Request) -> None:
         """Answer one request. Never raises."""
         exchange: Exchange | None = None
-        splice: Splice | None = None
+        splice: Splice | Relay | AppCall | None = None
         try:
             self.requests_total += 1
             if request.refusal is not None:
                 raise request.refusal
-            if request.path in calls.PATHS:
+            if request.door is not None:
+                splice = AppCall(self, connection, request, request.door, request.caller)
+                await splice.run()
+            elif request.is_passed_on:
+                splice = self._upload(connection, request)
+                await splice.run(self._control)
+            elif request.path in calls.PATHS:
                 assert request.caller is not None
                 exchange = Exchange(self, connection, request, request.caller)
                 await exchange.run()
@@ -187,7 +205,7 @@ class Gateway:
         connection: ClientConnection,
         request: Request,
         exchange: Exchange | None,
-        splice: Splice | None,
+        splice: Splice | Relay | AppCall | None,
         error: BastideError,
     ) -> None:
         self.errors_total[error.code] = self.errors_total.get(error.code, 0) + 1
@@ -200,8 +218,18 @@ class Gateway:
             headers += b"x-request-id: %b\r\n" % request.identity
             connection.write(wire.whole(error.status, headers, body, request.closes, request.method == "HEAD"))
 
-    def _caller(self, request: Request) -> KeyGrant:
-        given = request.header(b"authorization")
+    def _upload(self, connection: ClientConnection, request: Request) -> Relay:
+        """To control, as it comes."""
+        lines = [request.method.encode(), b" ", request.target, b" HTTP/1.1\r\n"]
+        for name, value in request.headers:
+            if name not in HOP_BY_HOP:
+                lines += (name, b": ", value, b"\r\n")
+        told = b"x-request-id: %b\r\n" % request.identity
+        return Relay(self.pool, connection, request, b"".join(lines), told, self.settings.limits.answer_s_max)
+
+    def _caller(self, request: Request, own: bytes | None = None) -> KeyGrant:
+        """The key that asks. `own`: it was found elsewhere than in the Authorization header."""
+        given = request.header(b"authorization") if own is None else (b"Bearer " + own if own else None)
         if given is None:
             raise Unauthenticated(f"no API key was given; send it as 'Authorization: Bearer {KEY_PREFIX}...'")
         scheme, _, key = given.partition(b" ")

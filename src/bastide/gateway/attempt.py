@@ -202,6 +202,11 @@ class Attempt:
             self._answer.whole(200, body)
         self._done.set_result(None)
 
+    def full(self) -> None:
+        """What it sends was handed over whole."""
+
+    def ready(self) -> None: ...
+
     def lost(self, reason: str, garbage: bool) -> None:
         name = self._plan.name or "the outside server"
         kind = EngineGarbage if garbage else EngineLost

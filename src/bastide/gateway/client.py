@@ -16,6 +16,7 @@ import httptools
 
 from bastide.domain.errors import BastideError, InvalidRequest, TooLarge, Unavailable
 from bastide.gateway import wire
+from bastide.gateway.feed import Feed
 from bastide.gateway.request import HeadTooLarge, Request, RequestTimeout, Waiting, path_of
 from bastide.gateway.settings import GatewayLimits
 
@@ -68,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._current: Request | None = None
         self._waiting: Waiting | None = None
+        self._tunnel: Feed | None = None
         self._head_bytes_max = clients.limits.header_bytes_max
         self.deadline = _INFINITE
         self.is_congested = False
@@ -85,10 +87,20 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._tunnel is not None:
+            self._tunnel.arrived(data)
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._request.closes = True  # no other protocol is spoken here; what follows is not read
+        except httptools.HttpParserUpgrade as upgrade:
+            request = self._request
+            request.closes = True
+            if request.feed is not None and request.upgrades:
+                # What follows belongs to whoever answers; nobody else speaks another protocol, nor reads it.
+                self._tunnel = request.feed
+                if rest := data[upgrade.args[0] :]:
+                    self._tunnel.arrived(rest)
+                return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__ or error.__cause__
             self._refuse(cause if isinstance(cause, BastideError) else InvalidRequest("the request can't be read"))
@@ -170,14 +182,18 @@ class ClientConnection(asyncio.Protocol):
         request.is_old = version == "1.0"
         request.closes = not parser.should_keep_alive()
         request.path = path_of(request.target)
-        if length > limits.body_bytes_max:
-            raise TooLarge(f"the request body is over {limits.body_bytes_max} bytes")
+        wants = request.header(b"upgrade")
+        request.upgrades = wants is not None and parser.should_upgrade() and wants.lower() != b"h2c"
         try:
             self._clients.application.screen(request)
         except BastideError as error:
             if length > 65536 or self._chunked or expect is not None:
                 raise  # not worth reading
             request.refusal = error
+        if request.is_passed_on:
+            request.feed = Feed(self._hold)
+        elif length > limits.body_bytes_max:
+            raise TooLarge(f"the request body is over {limits.body_bytes_max} bytes")
         if length or self._chunked:
             if self._current is None:
                 self.deadline = time.monotonic() + limits.body_s_max
@@ -186,9 +202,16 @@ class ClientConnection(asyncio.Protocol):
                     raise InvalidRequest("the only Expect understood is 100-continue")
                 if self._current is None and not self._queue:
                     self._write(wire.CONTINUE)
+        if request.feed is not None and request.refusal is None:
+            self._take(request)  # it begins before its body is there
 
     def on_body(self, data: bytes) -> None:
         clients = self._clients
+        if self._request.feed is not None and self._request.refusal is None:
+            self._request.feed.arrived(data)
+            if self._current is self._request and self.deadline != _INFINITE:
+                self.deadline = time.monotonic() + clients.limits.idle_s_max
+            return
         self._body_bytes += len(data)
         if self._body_bytes > clients.limits.body_bytes_max:
             raise TooLarge(f"the request body is over {clients.limits.body_bytes_max} bytes")
@@ -201,14 +224,40 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._request
         self._in_message = self._in_body = False
+        if request.feed is not None and request.refusal is None:
+            if self._current is request:
+                self.deadline = _INFINITE
+            if not request.upgrades:
+                request.feed.end()
+            return
         request.body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
+        self._take(request)
+
+    def _take(self, request: Request) -> None:
         if self._current is None:
             self._start(request)
         else:
             self._queue.append(request)
 
     # for the application
+
+    @property
+    def peer(self) -> str:
+        """The client's address; empty for one of this machine's own sockets."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    def _hold(self, wait: bool) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing() or wait == self._paused:
+            return
+        self._paused = wait
+        if wait:
+            transport.pause_reading()
+            self.deadline = _INFINITE  # it is not the client who is slow
+        else:
+            transport.resume_reading()
 
     @property
     def is_open(self) -> bool:
@@ -230,6 +279,12 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        if request.feed is not None and not request.feed.is_over and not request.upgrades:
+            self._refused = True  # answered before its body had come: nothing on this line can be told apart any more
+            if self._paused:
+                transport.resume_reading()
+            self._linger()
+            return
         if request.closes or clients.draining or self._refused:
             transport.close()
             return
@@ -240,7 +295,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.deadline = now + (limits.body_s_max if self._in_body else limits.header_s_max)
         if self._queue:
-            self._start(self._queue.popleft())
+            following = self._queue.popleft()
+            self._start(following)
+            if following.feed is not None and not following.feed.is_over and not self._queue:
+                self._hold(False)
         elif self._paused:
             self._paused = False
             transport.resume_reading()
@@ -280,7 +338,8 @@ class ClientConnection(asyncio.Protocol):
     def _start(self, request: Request) -> None:
         request.arrived_at = time.monotonic()
         self._current = request
-        self.deadline = _INFINITE
+        waits = request.feed is not None and not request.feed.is_over and not request.upgrades
+        self.deadline = time.monotonic() + self._clients.limits.idle_s_max if waits else _INFINITE
         # No head start: a task runs only after this piece of data was read to its end.
         self._task = asyncio.get_running_loop().create_task(self._clients.application.serve(self, request))
 

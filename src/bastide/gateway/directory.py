@@ -22,6 +22,12 @@ class Directory:
         self.table = table
         self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in table.keys}
         self.services: dict[tuple[str, str], ServiceRoute] = {(s.project, s.service): s for s in table.services}
+        # Apps by host name: their own domains, and NAME.PROJECT.localhost.
+        self.hosts: dict[str, ServiceRoute] = {}
+        for service in table.services:
+            if service.app is not None:
+                self.hosts[f"{service.service}.{service.project}.localhost"] = service
+                self.hosts.update(dict.fromkeys(service.app.domains, service))
         self._models: dict[str, dict[str, ModelRoute]] = {}
         for route in table.models:
             self._models.setdefault(route.project, {})[route.model] = route

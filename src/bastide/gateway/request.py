@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Protocol
+from typing import Any, Protocol
 
 from bastide.domain.errors import BastideError, InvalidRequest
 from bastide.domain.keys import KeyGrant
 from bastide.gateway import wire
+from bastide.gateway.feed import Feed
 
 _LIFE = os.urandom(8).hex().encode()  # drawn once: a counter behind it is as unique, and far cheaper
 _numbers = itertools.count(1)
@@ -30,13 +31,17 @@ class Request:
         "body",
         "caller",
         "closes",
+        "door",
+        "feed",
         "headers",
         "identity",
         "is_old",
+        "is_passed_on",
         "method",
         "path",
         "refusal",
         "target",
+        "upgrades",
     )
 
     def __init__(self) -> None:
@@ -51,6 +56,10 @@ class Request:
         self.arrived_at = 0.0
         self.refusal: BastideError | None = None
         self.caller: KeyGrant | None = None  # whose key it carries, once screened
+        self.door: Any = None  # the app it is for (gateway/apps.py), once screened
+        self.is_passed_on = False  # unread: set while it is screened
+        self.feed: Feed | None = None  # its body as it comes, where it is passed on unread; `body` stays empty then
+        self.upgrades = False  # it asks for another protocol on this line
 
     def header(self, name: bytes) -> bytes | None:
         for found, value in self.headers:

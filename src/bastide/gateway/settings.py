@@ -39,6 +39,7 @@ class GatewaySettings:
     table_cache: str
     sandboxes_http: str = ""  # of the sandboxes' own API; empty: there are none here
     sandboxes_doors: str = ""
+    door_fd: int = -1  # an inherited Unix socket that listens too: what runs in boxes comes by it
     tls_certificate: str | None = None
     tls_key: str | None = None
     orphan_s: float = 60.0

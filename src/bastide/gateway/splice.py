@@ -121,6 +121,11 @@ class Splice:
         if not self._done.done():
             self._done.set_result(None)
 
+    def full(self) -> None:
+        """What it sends was handed over whole."""
+
+    def ready(self) -> None: ...
+
     def lost(self, reason: str, garbage: bool) -> None:
         if not self._done.done():
             self._done.set_exception(Unavailable(_AWAY, retry_after_s=2.0))

@@ -62,6 +62,10 @@ class Sink(Protocol):
     def got_body(self, data: bytes) -> None: ...
     def ended(self) -> None: ...
     def lost(self, reason: str, garbage: bool) -> None: ...
+    def full(self) -> None:
+        """The upstream takes no more of the request for now; nothing for those that sent it whole."""
+
+    def ready(self) -> None: ...
 
 
 class Watched(Protocol):
@@ -84,6 +88,7 @@ class Upstream(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._ends_with_line = False
         self._interim = False
+        self._is_raw = False  # another protocol is spoken: bytes pass as they are
         self._complete = self._stays = False
         self._paused = False
         self.requests = 0
@@ -100,8 +105,17 @@ class Upstream(asyncio.Protocol):
             self.close()  # nobody asked: out of step
             return
         self.heard = True
+        if self._is_raw:
+            self._sink.got_body(data)
+            return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            self._is_raw, self._complete = True, False
+            if rest and self._sink is not None:
+                self._sink.got_body(rest)
+            return
         except httptools.HttpParserError as error:
             if self._pieces:
                 self._hand_over()
@@ -122,7 +136,7 @@ class Upstream(asyncio.Protocol):
         if sink is None:
             return
         self._sink = None
-        if self._ends_with_line and not self._interim and error is None:
+        if (self._is_raw or self._ends_with_line) and not self._interim and error is None:
             sink.ended()
         else:
             sink.lost(f"the connection ended{f': {error}' if error else ''}", False)
@@ -138,7 +152,7 @@ class Upstream(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        self._interim = 100 <= status < 200
+        self._interim = 100 <= status < 200 and status != 101
         if self._interim:
             return
         self._ends_with_line = True
@@ -184,6 +198,22 @@ class Upstream(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.writelines((head, body))
+
+    def begin(self, head: bytes, sink: Sink) -> None:
+        """As `send`, for a body that follows by `write`."""
+        self.send(head, b"", sink)
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.full()
+
+    def resume_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.ready()
 
     def pause(self) -> None:
         if self._transport is not None and not self._paused:

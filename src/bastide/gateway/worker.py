@@ -71,12 +71,15 @@ async def serve(
             spawn(control.run())
             await control.first_table()
             server = await _listen(settings, clients)
+            door = await _open_door(settings, clients)
             spawn(ledger.keep_synced(settings.sync_s))
             spawn(_tell(settings, fleet, control))
             spawn(_sweep(settings, clients, pool))
             spawn(_end_as_orphan(settings, stopping))
             await stopping.wait()
             server.close()
+            if door is not None:
+                door.close()
             clients.drain()
             await _drained(clients, settings.drain_s)
             for task in background:
@@ -97,6 +100,14 @@ async def _listen(settings: GatewaySettings, clients: Clients) -> asyncio.Server
     listener.setblocking(False)
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: ClientConnection(clients), sock=listener, ssl=context, backlog=1024)
+
+
+async def _open_door(settings: GatewaySettings, clients: Clients) -> asyncio.Server | None:
+    if settings.door_fd < 0:
+        return None
+    listener = socket.socket(fileno=os.dup(settings.door_fd))
+    listener.setblocking(False)
+    return await asyncio.get_running_loop().create_unix_server(lambda: ClientConnection(clients), sock=listener)
 
 
 async def _drained(clients: Clients, drain_s: float) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from bastide.sdk.discovery import find
-from bastide.sdk.transport import Transport
+from bastide.sdk.source import Packed
+from bastide.sdk.transport import Transport, error_of
 
 Json = dict[str, Any]
 
@@ -64,6 +66,49 @@ class Client:
 
     def logs(self, name: str, after: str = "") -> Json:
         return self._get(f"/api/v1/services/{quote(name, safe='')}/logs", after=after)
+
+    # --- apps ------------------------------------------------------------------------------------------------------
+
+    def upload(self, packed: Packed) -> bool:
+        """Have a packed directory on the server; returns whether anything had to be sent."""
+        path = f"/api/v1/sources/{quote(packed.digest, safe=':')}"
+        if self._get(path)["here"]:
+            return False
+        with packed.tar() as tar:
+            self.transport.send("PUT", path, self._where(), tar)
+        return True
+
+    def build(self, name: str) -> Json:
+        """What the newest build of an app said."""
+        return self._get(f"/api/v1/services/{quote(name, safe='')}/build")
+
+    def collect_builds(self, kept_s: float | None = None) -> Json:
+        body = {} if kept_s is None else {"kept_s": kept_s}
+        return self._post("/api/v1/builds/collect", body)
+
+    def rollback(self, name: str) -> Json:
+        return self._post(f"/api/v1/services/{quote(name, safe='')}/rollback", {})
+
+    def exec(self, name: str, argv: list[str], **options: Any) -> Iterator[Json]:
+        """Lines with `stdout` or `stderr` (bytes); the last has `exit_code`."""
+        body = {"argv": argv, **options}
+        for line in self.transport.lines("POST", f"/api/v1/services/{quote(name, safe='')}/exec", self._where(), body):
+            if "error" in line:
+                raise error_of(line["error"])
+            yield {
+                key: base64.b64decode(value) if key in ("stdout", "stderr") else value for key, value in line.items()
+            }
+
+    def download(self, name: str, path: str, target: BinaryIO) -> int:
+        """Write a file or tree from inside an app, as a tar, to an open file; returns its bytes."""
+        return self.transport.save(f"/api/v1/services/{quote(name, safe='')}/files", target, self._where(path=path))
+
+    def upload_files(self, name: str, path: str, tar: BinaryIO) -> Json:
+        """Lay a tar below a directory inside an app."""
+        answer: Json = self.transport.send(
+            "PUT", f"/api/v1/services/{quote(name, safe='')}/files", self._where(path=path), tar
+        )
+        return answer
 
     def confirm(self) -> Json:
         return self._post("/api/v1/confirm", {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import urllib3
 
@@ -60,9 +60,9 @@ class Transport:
         if rest:
             yield rest.decode(errors="replace")
 
-    def save(self, path: str, target: Any) -> int:
+    def save(self, path: str, target: Any, query: dict[str, Any] | None = None) -> int:
         """Write an answer's bytes to an open binary file. Returns how many."""
-        response = self._open("GET", path, None, None)
+        response = self._open("GET", path, query, None)
         count = 0
         for chunk in response.stream(2**20):
             count += target.write(chunk)
@@ -73,6 +73,14 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         """An answer of the kind `accept`, still to be read."""
         return self._open(method, path, query, body, {"accept": accept})
+
+    def send(self, method: str, path: str, query: dict[str, Any] | None, content: IO[bytes]) -> Any:
+        """Send an open file from where it stands, as it is read; the decoded JSON answer."""
+        begin = content.tell()
+        length = content.seek(0, 2) - begin
+        content.seek(begin)
+        kind = {"content-type": "application/octet-stream", "content-length": str(length)}
+        return json.loads(self._open(method, path, query, content, kind).data)
 
     def give(self, method: str, path: str, query: dict[str, Any] | None, content: bytes) -> Any:
         """Send bytes as they are; the decoded JSON answer."""
@@ -97,7 +105,8 @@ class Transport:
     def _open(
         self, method: str, path: str, query: dict[str, Any] | None, body: Any, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
+        is_content = isinstance(body, bytes) or hasattr(body, "read")
+        data = body if is_content else json.dumps(body).encode() if body is not None else None
         pairs = [
             (name, str(value).lower() if isinstance(value, bool) else str(value))
             for name, given in (query or {}).items()
@@ -129,11 +138,14 @@ def _raised(status: int, data: bytes) -> BastideError:
         return InternalError(f"the server answered with status {status}: {data[:200]!r}")
     if code == InvalidSpec.code and error.get("problems"):
         return InvalidSpec(tuple(Problem(p["line"], p["where"], p["message"]) for p in error["problems"]))
-    return (
-        _TYPES.get(code, InternalError)(message, param=error.get("param"))
-        if code != InvalidSpec.code
-        else InternalError(message)
-    )
+    return error_of({"message": message, "code": code, "param": error.get("param")})
+
+
+def error_of(error: dict[str, Any]) -> BastideError:
+    """The exception that an error on the wire stands for."""
+    code, message = str(error.get("code")), str(error.get("message"))
+    kind = _TYPES.get(code, InternalError) if code != InvalidSpec.code else InternalError
+    return kind(message, param=error.get("param"))
 
 
 def _short(error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bastide.domain.errors import NotFound, Unavailable
+from bastide.engines.app import App
 from bastide.engines.llamacpp import LlamaCpp
 from bastide.engines.port import Engine
 from bastide.weights.library import Library
@@ -14,7 +15,7 @@ from bastide.wiring.places import Places
 
 def engines() -> Mapping[str, Engine]:
     """Translators of every engine that can run here, by name."""
-    return {LlamaCpp.name: LlamaCpp()}
+    return {LlamaCpp.name: LlamaCpp(), App.name: App()}
 
 
 class BuiltinModels:

@@ -123,6 +123,19 @@ class Places:
         return str(self.sockets / "keeper")
 
     @property
+    def door(self) -> Path:
+        """A directory of its own, for boxes see all of it: the socket `gateway` in it leads to the gateway."""
+        return self.sockets / "door"
+
+    @property
+    def builds(self) -> Path:
+        return self.data / "builds"
+
+    @property
+    def volumes(self) -> Path:
+        return self.data / "volumes"
+
+    @property
     def routes(self) -> Path:
         return self.data / "routes.json"
 

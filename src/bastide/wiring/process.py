@@ -33,7 +33,7 @@ def main() -> None:
     elif role == "control":
         _control(launch, places)
     elif role == "gateway":
-        _gateway(launch, places, int(rest[0]), int(rest[1]))
+        _gateway(launch, places, int(rest[0]), int(rest[1]), int(rest[2]))
     elif role == "sandboxes":
         from bastide.wiring.sandboxing import run
 
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(f"no role {role!r}")
 
 
-def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int) -> None:
+def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int, door_fd: int) -> None:
     from bastide.adapters.journal.file import FileJournalWriter
     from bastide.adapters.link.unix import connect
     from bastide.gateway.settings import GatewaySettings
@@ -55,6 +55,7 @@ def _gateway(launch: Launch, places: Places, rank: int, listen_fd: int) -> None:
         rank=rank,
         count=launch.workers,
         listen_fd=listen_fd,
+        door_fd=door_fd,
         control_link=places.control_socket,
         control_http=places.control_http,
         sandboxes_http=places.sandboxes_http,
@@ -76,6 +77,7 @@ def _agent(launch: Launch, places: Places) -> None:
     from bastide.agent.settings import AgentSettings
     from bastide.domain.lifecycle import Rung
     from bastide.wiring.adapters import engines
+    from bastide.wiring.apps import box_place, boxes_of
 
     known = engines()
     settings = AgentSettings(
@@ -90,10 +92,11 @@ def _agent(launch: Launch, places: Places) -> None:
         available=frozenset(Rung(name) for name in launch.rungs),
         lease_s=launch.lease_s,
         llama_server=launch.llama_server,
+        boxes=box_place(places),
     )
 
     async def run() -> None:
-        runtime = ProcessRuntime(places.keeper_socket, known)
+        runtime = ProcessRuntime(places.keeper_socket, known, boxes_of(places))
         journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
         service = AgentService(settings, runtime, known, journal, SystemClock())
         server: asyncio.Server | None = None
@@ -136,6 +139,7 @@ def _control(launch: Launch, places: Places) -> None:
     from bastide.control.state import Control
     from bastide.metering.meter import Meter
     from bastide.wiring.adapters import engines, library
+    from bastide.wiring.apps import builder
 
     settings = ControlSettings(
         node=launch.node,
@@ -152,8 +156,9 @@ def _control(launch: Launch, places: Places) -> None:
         store = SqliteStore(str(places.database))
         meter = Meter(store, FileJournalReader(places.journals))
         control = Control(
-            settings, store, library(places), FileKeyVault(str(places.secrets_key)), engines(), meter, SystemClock()
-        )
+            settings, store, library(places), FileKeyVault(str(places.secrets_key)), engines(), meter, SystemClock(),
+            builder(places),
+        )  # fmt: skip
         fresh = control.ensure_admin_key()
         if fresh is not None:
             _write_private(places.admin_key, fresh + "\n")

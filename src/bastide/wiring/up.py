@@ -70,6 +70,7 @@ class Supervisor:
     _stop: bool = False
     _woken: int = -1
     _held: tuple[socket.socket, ...] = ()
+    _door: socket.socket | None = None
     _unwritten: bool = False  # running.json is older than what runs
 
     def run(self) -> int:
@@ -159,9 +160,11 @@ class Supervisor:
         file.write_bytes(msgspec.json.encode(self.launch))
         file.chmod(0o600)
         descriptor = self._listener.fileno()
+        self._door = _open_door(self.places)
+        door = self._door.fileno()
         self._processes = [_Process("agent", (str(file),)), _Process("control", (str(file),))]
         self._processes += [
-            _Process("gateway", (str(file), str(rank), str(descriptor)), (descriptor,))
+            _Process("gateway", (str(file), str(rank), str(descriptor), str(door)), (descriptor, door))
             for rank in range(self.launch.workers)
         ]
         self._processes.append(self._sandboxes(file))
@@ -290,7 +293,7 @@ class Supervisor:
         if self._listener is not None:
             _end_keeper(self.places.keeper_socket)
             _end_keeper(self.places.boxes_keeper_socket)
-        for line in self._held:
+        for line in (*self._held, *((self._door,) if self._door is not None else ())):
             line.close()
         if self._listener is not None:
             self._listener.close()
@@ -326,6 +329,15 @@ def _listen_at(path: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     line.bind(path)
     line.listen(256)
+    return line
+
+
+def _open_door(places: Places) -> socket.socket:
+    """The way to the gateway for what runs in boxes: whoever is shown the directory may connect, and needs a key."""
+    places.door.mkdir(mode=0o755, exist_ok=True)
+    places.door.chmod(0o755)
+    line = _listen_at(str(places.door / "gateway"))
+    (places.door / "gateway").chmod(0o666)
     return line
 
 

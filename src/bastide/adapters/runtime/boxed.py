@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,17 @@ LOG_BYTES_MAX = 4 * 2**20
 
 
 class Boxes:
-    """`isolations`: the tiers that hold here; `door`: (path, port) of the way to the gateway as a box sees it."""
+    """`tiers` tries which tiers hold here, once, when the first box is needed. It may take a second.
 
-    def __init__(self, isolations: Mapping[Tier, Isolation], door: tuple[str, int] | None = None) -> None:
-        self._isolations, self._door = isolations, door
+    `door`: (path, port) of the way to the gateway as a box sees it.
+    """
+
+    def __init__(
+        self, tiers: Callable[[], Mapping[Tier, Isolation]] | None = None, door: tuple[str, int] | None = None
+    ) -> None:
+        self._tiers, self._door = tiers, door
+        self._isolations: Mapping[Tier, Isolation] = {}
+        self._trying = asyncio.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
         self._clearing: set[asyncio.Task[None]] = set()
 
@@ -49,6 +56,7 @@ class Boxes:
 
     async def order(self, launch: LaunchSpec) -> dict[str, Any]:
         """What the keeper is told. It never hears what the app is told in confidence."""
+        await self.ready(frozenset())
         box, isolation = self.of(launch)
         limited = dataclasses.replace(box, limits=dataclasses.replace(box.limits, processes=PROCESSES_MAX))
         async with self._lock(box):
@@ -166,18 +174,16 @@ class Boxes:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(isolation.clear, box)
 
-    async def sweep(self, alive: frozenset[str]) -> None:
-        """Clear what boxes have left that nobody runs any more: an earlier agent was killed."""
-        for isolation in self._isolations.values():
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(isolation.sweep, alive)
-
-    def refuses(self, box: Box) -> str | None:
-        """Why this box can't be had here, or None."""
-        found = self._isolations.get(box.tier)
-        if found is None:
-            return f"the {box.tier.value} tier does not hold on this machine; `bastide doctor` says why"
-        return found.refuses(box)
+    async def ready(self, alive: frozenset[str]) -> None:
+        """Know which tiers hold, and clear what boxes of an earlier life have left; those `alive` stay."""
+        async with self._trying:
+            if self._tiers is None:
+                return
+            self._isolations = await asyncio.to_thread(self._tiers)
+            self._tiers = None
+            for isolation in self._isolations.values():
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(isolation.sweep, alive)
 
     def _lock(self, box: Box) -> asyncio.Lock:
         return self._locks.setdefault(box.name, asyncio.Lock())

@@ -51,7 +51,7 @@ class ProcessRuntime(Runtime):
 
     def __init__(self, keeper: str, engines: Mapping[str, Engine], boxes: Boxes | None = None) -> None:
         self._engines = engines
-        self._boxes = boxes or Boxes({})
+        self._boxes = boxes or Boxes()
         self._running: dict[str, _Engine] = {}
         self._keeper = KeeperLink(keeper, self._hear)
         self._tell_died: Callable[[str, str, bool], Awaitable[None]] | None = None
@@ -73,7 +73,9 @@ class ProcessRuntime(Runtime):
             else:  # it was just starting when the agent went: nobody waits for it any more
                 with contextlib.suppress(EngineError):
                     await self._keeper.ask("signal", instance=launch.instance, signal=int(signal.SIGKILL))
-        await self._boxes.sweep(frozenset(launch.box.name for launch, _, _ in found if launch.box is not None))
+        boxed = frozenset(launch.box.name for launch, _, _ in found if launch.box is not None)
+        if boxed:
+            await self._boxes.ready(boxed)
         return tuple(found)
 
     async def warm(self, child: str) -> None:
@@ -253,8 +255,6 @@ class ProcessRuntime(Runtime):
                 self.forget_state(engine.launch)
         await self._keeper.close(quit_keeper=end_engines)
         await self._boxes.cleared()
-        if end_engines:
-            await self._boxes.sweep(frozenset())
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

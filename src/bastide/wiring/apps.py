@@ -1,0 +1,43 @@
+"""Putting apps together: their builder, their boxes, and what boxes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bastide.adapters.isolation.folders import interpreter
+from bastide.adapters.runtime.boxed import Boxes
+from bastide.builds.builder import Builder
+from bastide.domain.isolation import Mount, Tier
+from bastide.engines.app import DOOR, DOOR_PORT
+from bastide.engines.port import BoxPlace
+from bastide.inside import DIRECTORY, SHOWN_AT
+from bastide.ports.isolation import Isolation
+from bastide.wiring.places import Places
+
+INSIDE = "import sys; sys.path.insert(0, '/run/bastide'); from inside import agent; agent.main()"
+
+
+def builder(places: Places) -> Builder:
+    return Builder(places.builds, interpreter())
+
+
+def box_place(places: Places) -> BoxPlace:
+    program, needs = interpreter()
+    return BoxPlace(
+        arguments=(program, "-I", "-S", "-c", INSIDE),
+        mounts=(*(Mount(need, need) for need in needs), Mount(str(DIRECTORY), SHOWN_AT)),
+        volumes=str(places.volumes),
+        door=str(places.door),
+        url=f"http://127.0.0.1:{DOOR_PORT}",
+    )
+
+
+def boxes_of(places: Places) -> Boxes:
+    """Tiers are tried when the first app needs one: a Bastide without apps pays nothing for them."""
+
+    def tiers() -> Mapping[Tier, Isolation]:
+        from bastide.wiring.isolation import isolations
+
+        return isolations(places, "apps")[0]
+
+    return Boxes(tiers, (f"{DOOR}/gateway", DOOR_PORT))
