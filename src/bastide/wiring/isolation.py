@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from bastide.adapters.isolation.folders import Folders
 from bastide.adapters.isolation.groups import Groups
@@ -32,8 +35,26 @@ def isolations(places: Places, use: str) -> tuple[Mapping[Tier, Isolation], tupl
     return found, (*reports, MICROVM)
 
 
+def dissolve(places: Places, use: str) -> None:
+    """At the end of Bastide: the folder of its control groups goes too, once it is empty."""
+    Groups(f"{places.private_name}-{use}").remove_all()
+
+
 def folders_of(places: Places, use: str) -> Folders:
     groups = Groups(f"{places.private_name}-{use}")
     folders = Folders(places.isolation / use, places.sockets / use[0], groups)
     folders.make()
     return folders
+
+
+def examined() -> tuple[TierReport, ...]:
+    """What the tests of every tier say on this machine; leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="bastide-doctor-") as folder:
+        places = Places(Path(folder))
+        groups = Groups(f"doctor-{os.getpid()}")
+        folders = Folders(places.isolation, places.data / "s", groups)
+        try:
+            tests = tuple(tested(tier, folders) for tier in (NamespaceIsolation(folders), GvisorIsolation(folders)))
+        finally:
+            groups.remove_all()
+    return (PROCESS, *tests, MICROVM)

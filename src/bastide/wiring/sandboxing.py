@@ -28,7 +28,7 @@ from bastide.sandboxes.records import Records
 from bastide.sandboxes.settings import SandboxSettings
 from bastide.sandboxes.templates import Templates
 from bastide.sandboxes.tokens import Tokens
-from bastide.wiring.isolation import isolations
+from bastide.wiring.isolation import dissolve, isolations
 from bastide.wiring.launch import Launch
 from bastide.wiring.places import Places
 
@@ -83,6 +83,7 @@ def run(
             # Told to end, it ends its sandboxes; killed, they live on for the next to adopt.
             with contextlib.suppress(Exception):
                 await house.close(end_boxes=True)
+                dissolve(places, "sandboxes")
 
     asyncio.run(serve())
 

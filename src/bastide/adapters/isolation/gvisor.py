@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ CAPABILITIES = (
 
 
 def runsc() -> str | None:
-    """RUNSC_PATH, or from PATH; None where there is none."""
+    """RUNSC_PATH, or beside Bastide's own programs, or from PATH; None where there is none."""
     named = os.environ.get("RUNSC_PATH")
     if named:
         return named if os.access(named, os.X_OK) else None
-    return shutil.which("runsc")
+    beside = os.path.join(os.path.dirname(sys.executable), "runsc")
+    return beside if os.access(beside, os.X_OK) else shutil.which("runsc")
 
 
 class GvisorIsolation(Boxed):

@@ -14,6 +14,7 @@ import platform
 import secrets
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 from bastide.adapters.isolation.folders import Folders, interpreter
@@ -74,17 +75,24 @@ def tested(isolation: Testable, folders: Folders) -> TierReport:
     key = hashlib.sha256(
         "|".join((isolation.identity(), proc.boot_id(), platform.release(), str(os.getuid()), PROBE)).encode()
     ).hexdigest()
-    memory = folders.data / f"tested-{isolation.tier.value}.json"
+    memory = _memory(isolation.tier)
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(memory.read_text())
         if known["key"] == key and known["holds"]:
             return _report(isolation, True, known["detail"], limits)
     holds, detail = _run(isolation, folders)
     with contextlib.suppress(OSError):
+        memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = memory.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps({"key": key, "holds": holds, "detail": detail}))
         part.replace(memory)
     return _report(isolation, holds, detail, limits)
+
+
+def _memory(tier: Tier) -> Path:
+    """Below the user's own cache, for every Bastide of theirs: the walls are the machine's."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "bastide" / f"tier-{tier.value}.json"
 
 
 def _report(isolation: Testable, holds: bool, detail: str, limits: frozenset[str]) -> TierReport:
