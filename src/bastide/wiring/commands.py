@@ -131,16 +131,16 @@ def _bytes_or(text: str | None, option: str, otherwise: int) -> int:
 
 
 def doctor(
-    explain: Annotated[str | None, typer.Option(help="How to set something up: zram.")] = None,
+    explain: Annotated[str | None, typer.Option(help="How to set something up: zram, gvisor, namespace.")] = None,
     json: JsonOption = False,
 ) -> None:
     """What this machine has and lacks. Exits with 1 where Bastide can't run."""
-    from bastide.wiring.doctor import ZRAM_RECIPE, as_dictionaries, examine
+    from bastide.wiring.doctor import RECIPES, as_dictionaries, examine
 
     if explain is not None:
-        if explain != "zram":
-            raise InvalidRequest("known: --explain zram")
-        out.print(ZRAM_RECIPE)
+        if explain not in RECIPES:
+            raise InvalidRequest(f"known: --explain {', '.join(RECIPES)}")
+        out.print(RECIPES[explain], markup=False)
         return
     findings = examine()
     if json:

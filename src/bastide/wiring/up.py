@@ -37,6 +37,7 @@ STOP_S_MAX = 15.0
 RESTART_S_MIN = 0.1
 RESTART_S_MAX = 5.0
 STEADY_S = 30.0
+HANG_UP_FROM_S = 1.0  # what dies again and again must not leave those waiting who asked it for something
 
 
 @dataclass(slots=True)
@@ -246,6 +247,8 @@ class Supervisor:
                     process.wait_s = min(RESTART_S_MAX, process.wait_s * 2)
                     process.restarts += 1
                     self.say(f"the {process.role} process ended (status {status}); starting it again")
+                    if process.role == "sandboxes" and process.wait_s > HANG_UP_FROM_S:
+                        _hang_up(self._held)
                 if (process.is_due or self._unwritten) and now_s >= process.restart_at_s:
                     self._start_again(process, now_s)
             pauses = [p.restart_at_s - now_s for p in self._processes if p.is_due or self._unwritten]
@@ -339,6 +342,16 @@ def _open_door(places: Places) -> socket.socket:
     line = _listen_at(str(places.door / "gateway"))
     (places.door / "gateway").chmod(0o666)
     return line
+
+
+def _hang_up(listeners: tuple[socket.socket, ...]) -> None:
+    """End the wait of everyone who has connected: they are told that nobody answers, and may ask again."""
+    for listener in listeners:
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+        listener.setblocking(True)
 
 
 def _answers(socket_path: str) -> bool:
