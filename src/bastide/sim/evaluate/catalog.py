@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate import placing
+from bastide.sim.evaluate import keeping, placing, routing
 
 Row = dict[str, Any]
 
@@ -41,6 +41,14 @@ def _placing(ask: Ask) -> Iterator[Row]:
     return placing.rows(ask.data, ask.workloads, ask.policies, ask.seeds, ask.tiles)
 
 
+def _keeping(ask: Ask) -> Iterator[Row]:
+    return keeping.rows(ask.data, ask.workloads, ask.policies)
+
+
+def _routing(ask: Ask) -> Iterator[Row]:
+    return routing.rows(ask.data, ask.workloads, ask.policies, ask.seeds)
+
+
 EVALUATIONS = {
     evaluation.name: evaluation
     for evaluation in (
@@ -58,6 +66,15 @@ EVALUATIONS = {
             ),
             tuple(range(42, 52)),
             _placing,
+        ),
+        Evaluation("E2", "keep-alive", "trace", ("cold_rate", "cold_rate_p75", "waste"), (0,), _keeping),
+        Evaluation(
+            "E4",
+            "prefix-aware routing",
+            "trace",
+            ("ttft_mean_s", "ttft_p99_s", "token_hit_rate", "fetched_tokens_share"),
+            tuple(range(42, 52)),
+            _routing,
         ),
     )
 }
