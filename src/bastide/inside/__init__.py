@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
-DIRECTORY = Path(__file__).parent
+DIRECTORY = os.path.dirname(os.path.abspath(__file__))  # no pathlib: a user may wait while this is imported
 SHOWN_AT = "/run/bastide/inside"  # where a box sees this directory

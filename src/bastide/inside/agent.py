@@ -15,9 +15,12 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Any
 
 from . import processes, wire
+
+TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
+if TYPE_CHECKING:
+    from typing import Any
 
 CONNECTIONS_MAX = 512
 SPLICE_BYTES = 1 << 16

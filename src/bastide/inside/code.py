@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 from . import processes, wire
 
+TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
+    from typing import Any
+
     from .agent import Agent
 
 

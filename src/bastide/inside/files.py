@@ -8,9 +8,12 @@ import select
 import shutil
 import socket
 import stat
-from typing import Any
 
 from . import wire
+
+TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
+if TYPE_CHECKING:
+    from typing import Any
 
 CHUNK = 1 << 18
 LIST_MAX = 100_000

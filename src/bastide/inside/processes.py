@@ -13,9 +13,12 @@ import subprocess
 import threading
 import time
 from collections import deque
-from typing import Any
 
 from . import wire
+
+TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
+if TYPE_CHECKING:
+    from typing import Any
 
 KEPT_BYTES = 1 << 20  # of a background process's output, for whoever attaches later
 CHUNK = 1 << 16

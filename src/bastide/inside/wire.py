@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from typing import Any
+
+TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
+if TYPE_CHECKING:
+    from typing import Any
 
 HEAD = struct.Struct(">BI")
 FRAME_BYTES_MAX = 1 << 20

@@ -407,6 +407,15 @@ class House:
             self.snapshots.forget(snapshot.snapshot)
         return made
 
+    async def rest(self, live: Live) -> Sandbox:
+        """Lightly, now. Raises Conflict where it is in use, Unsupported where nothing can be paged out here."""
+        if not self.settings.light:
+            raise Unsupported("no light rest here: there is no zram or encrypted swap; `bastide doctor` says more")
+        await self._rest(live)
+        if live.sandbox.phase is SandboxPhase.RUNNING:
+            raise Conflict("the sandbox is in use, or its memory could not be paged out")
+        return live.sandbox
+
     async def _rest(self, live: Live) -> None:
         async with live.lock:
             if live.in_use or live.sandbox.phase is not SandboxPhase.RUNNING:

@@ -255,6 +255,10 @@ class Sandbox:
         """That many more of it, as it is now."""
         return tuple(Sandbox(self._client, one) for one in self._post("/fork", {"count": count})["sandboxes"])
 
+    def rest(self) -> None:
+        """Stop it and page its memory out now, as it is when idle for a while; any use wakes it."""
+        self.about = self._post("/rest", {})
+
     def pause(self) -> None:
         """Save it and end its processes; any use brings it back."""
         self.about = self._post("/pause", {})

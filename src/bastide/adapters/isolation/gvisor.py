@@ -83,7 +83,15 @@ class GvisorIsolation(Boxed):
     def save_command(self, box: Box, pid: int) -> SaveCommand:
         below = tree.descendants(pid)
         program = next((one for one in below if _name(one) == "runsc"), pid)
-        argv = ("/runsc", *FLAGS, "checkpoint", "--leave-running", "--image-path=/image", CONTAINER)
+        argv = (
+            "/runsc",
+            *FLAGS,
+            "checkpoint",
+            "--compression=none",
+            "--leave-running",
+            "--image-path=/image",
+            CONTAINER,
+        )
         return SaveCommand(program, box_user(box.name), argv)
 
     def saved_at(self, box: Box) -> str:

@@ -179,6 +179,12 @@ async def metrics(live: TheLive, house: TheHouse) -> dict[str, Any]:
     return {"id": live.sandbox.sandbox, "state": live.sandbox.phase.value, **await house.metrics(live)}
 
 
+@router.post("/sandboxes/{sandbox}/rest")
+async def rest(live: TheLive, house: TheHouse) -> dict[str, Any]:
+    """Stop it and page its memory out, as it is when idle for a while. Any use wakes it."""
+    return sandbox_view(await house.rest(live))
+
+
 @router.post("/sandboxes/{sandbox}/pause")
 async def pause(live: TheLive, house: TheHouse) -> dict[str, Any]:
     """Save it with its processes and end them. Any use brings it back."""
