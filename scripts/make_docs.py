@@ -5,15 +5,18 @@ Owns what is between the markers and nothing else. Must give the same text on ev
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import typer
 
+from bastide.adapters.isolation import seccomp
 from bastide.control.http.application import application
 from bastide.control.specfile import FIELDS
 from bastide.control.state import Control
@@ -21,6 +24,8 @@ from bastide.domain import errors
 from bastide.domain.lifecycle import TRANSITIONS, Phase
 from bastide.gateway.application import MethodNotAllowed
 from bastide.gateway.request import HeadTooLarge, RequestTimeout
+from bastide.sandboxes.house import House
+from bastide.sandboxes.http.application import application as sandboxes_application
 from bastide.wiring.main import app
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -78,7 +83,37 @@ def _leaves(kind: type[errors.BastideError]) -> Iterator[type[errors.BastideErro
 
 def control_api() -> str:
     """Every call of the control API, from its OpenAPI document."""
-    document = application(cast(Control, None)).openapi()
+    return _calls(application(cast(Control, None)).openapi())
+
+
+def sandbox_api() -> str:
+    """Every call of the sandboxes' API, the same way."""
+    return _calls(sandboxes_application(cast(House, None)).openapi())
+
+
+def isolation_attempts() -> str:
+    """What the escape suite tries in every tier, from the suite itself."""
+    spec = importlib.util.spec_from_file_location("escapes", DOCS.parent / "tests/sandboxes/escapes.py")
+    assert spec is not None and spec.loader is not None
+    escapes = importlib.util.module_from_spec(spec)
+    sys.modules["escapes"] = escapes
+    spec.loader.exec_module(escapes)
+    rows = []
+    for attempt in escapes.ATTEMPTS:
+        words = [
+            f"may: {attempt.allowed_in[tier]}" if tier in attempt.allowed_in else "gets nothing"
+            for tier in ("namespace", "gvisor")
+        ]
+        rows.append((f"{attempt.name}", *words))
+    return _table(("a program inside", "namespace", "gvisor"), rows)
+
+
+def refused_calls() -> str:
+    """The system calls that the namespace tier's filter refuses."""
+    return "\n".join(["```text", *textwrap.wrap(" ".join(sorted(seccomp.REFUSED)), 118), "```"])
+
+
+def _calls(document: dict[str, Any]) -> str:
     parts, tag = [], ""
     for path, calls in document["paths"].items():
         for method, call in calls.items():
@@ -170,6 +205,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "error-codes": error_codes,
     "control-api": control_api,
     "commands": commands,
+    "sandbox-api": sandbox_api,
+    "isolation-attempts": isolation_attempts,
+    "refused-calls": refused_calls,
 }
 
 

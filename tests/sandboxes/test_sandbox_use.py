@@ -13,7 +13,7 @@ import pytest
 from house import House
 
 from bastide import AsyncSandbox, Sandbox
-from bastide.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from bastide.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
 
 
 def test_exec_tells_both_outputs_and_the_status(kept: Sandbox) -> None:
@@ -246,3 +246,17 @@ def test_asyncio_has_the_same(town: House, tier: str) -> None:
             assert (await process.wait()).stdout == "x"
 
     asyncio.run(work())
+
+
+def test_keys_open_sandboxes_only_where_they_may(town: House, tier: str) -> None:
+    line = type(town.client)
+    plain = line(town.url, town.client.create_key(name="plain")["key"])
+    with pytest.raises(Forbidden, match="can-use-sandboxes"):
+        Sandbox.create(client=plain, tier=tier)
+    allowed = line(town.url, town.client.create_key(name="boxes", can_use_sandboxes=True)["key"])
+    with Sandbox.create(client=allowed, tier=tier) as sandbox:
+        assert sandbox.exec("echo mine").stdout == "mine\n"
+        with pytest.raises(Forbidden):
+            allowed.deploy("services: {}")
+    with pytest.raises(Unauthenticated):
+        Sandbox.create(client=line(town.url, "bst_nobody"), tier=tier)

@@ -60,6 +60,8 @@ def list_keys(context: typer.Context, json: JsonOption = False) -> None:
     shown = table("ID", "NAME", "STATE", "MAY", "MODELS", "LIMITS", "EXPIRES")
     for key in answer["keys"]:
         may = "everything" if key["admin"] else "deploy" if key["can_deploy"] else "use models"
+        if key["can_use_sandboxes"] and not key["can_deploy"] and not key["admin"]:
+            may += " and sandboxes"
         limits = [
             f"{key[field]} {unit}"
             for field, unit in (
@@ -96,6 +98,9 @@ def create_key(
     budget: Annotated[str | None, typer.Option(help="Money per window, such as 5.00; it can't be overrun.")] = None,
     per: Annotated[str, typer.Option(help="The budget's window: day or month.")] = "month",
     can_deploy: Annotated[bool, typer.Option("--can-deploy", help="May declare services in its project.")] = False,
+    can_use_sandboxes: Annotated[
+        bool, typer.Option("--can-use-sandboxes", help="May make and use sandboxes in its project.")
+    ] = False,
     admin: Annotated[bool, typer.Option("--admin", help="May do everything.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -112,6 +117,7 @@ def create_key(
         budget=budget,
         budget_window=per,
         can_deploy=can_deploy,
+        can_use_sandboxes=can_use_sandboxes,
         admin=admin,
     )
     if json:

@@ -31,6 +31,7 @@ class KeyBody(BaseModel, extra="forbid"):
     name: str = Field(default="", max_length=100)
     admin: bool = False
     can_deploy: bool = False
+    can_use_sandboxes: bool = False
     models: list[str] = Field(default=[], max_length=1000, description="Empty: every model of the project")
     expires_in: str | None = Field(default=None, description="A time such as 30d", examples=["30d"])
     requests_per_minute: Count = None
@@ -98,6 +99,7 @@ async def create_key(body: KeyBody, control: ControlState, project: Project, _: 
         name=body.name,
         admin=body.admin,
         deploys=body.can_deploy or body.admin,
+        sandboxes=body.can_use_sandboxes,
         models=tuple(body.models),
         limits=Limits(
             body.requests_per_minute, body.tokens_per_minute, body.in_flight_max, budget_pico, body.budget_window
@@ -155,6 +157,7 @@ def _view(grant: KeyGrant) -> dict[str, Any]:
         "state": state,
         "admin": grant.admin,
         "can_deploy": grant.deploys,
+        "can_use_sandboxes": grant.may_sandbox,
         "models": list(grant.models),
         "requests_per_minute": limits.requests_per_minute,
         "tokens_per_minute": limits.tokens_per_minute,
