@@ -28,7 +28,6 @@ from typing import Any
 
 from bastide.adapters.store.sqlite import SqliteStore
 from bastide.agent.costs import CostBook
-from bastide.domain.instances import WeightFile
 from bastide.domain.lifecycle import Rung
 from bastide.domain.spec import SleepMode, SleepSettings
 from bastide.policy.sleep import AWAKE_OVERHEAD_BYTES, GIB, WAIT_S_PER_GIB_S, ladder, step_due
@@ -110,7 +109,7 @@ def cost_s(found: Mapping[str, Any], awake_bytes: int, rung: Rung, idle_s: float
     return max(0.0, seen["more_ms"] / 1000) + WAIT_S_PER_GIB_S * seen["holds_bytes"] / GIB * idle_s
 
 
-def judge(found: Mapping[str, Any], book: CostBook, weights: WeightFile, awake_bytes: int) -> dict[str, Any]:
+def judge(found: Mapping[str, Any], book: CostBook, weights: str, awake_bytes: int) -> dict[str, Any]:
     """Policy's pick from the agent's facts, at each idle time, beside the best rung by what was measured here."""
     rungs = [Rung(name) for name in found if name not in ("awake", "off")]
     costs = {rung: book.cost(weights, awake_bytes, rung) for rung in Rung}
@@ -215,8 +214,7 @@ def policy(record: Record, models: list[str], database: Path, rests: Mapping[str
     for service in store.services():
         name = service.spec.name
         found = record.details[name]
-        sha = _weights_of(store, found)
-        weights = WeightFile("", 0, sha)
+        weights = _weights_of(store, found)
         awake_bytes = book.awake_bytes(weights) or found["frozen"]["pss_before_bytes"]
         found["policy"] = judge(found, book, weights, awake_bytes) | {"rested_after_12_s": rests[name]}
     store.close()

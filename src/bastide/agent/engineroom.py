@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine, Place
 from bastide.ports.clock import Clock
 from bastide.ports.runtime import Runtime
+
+_log = logging.getLogger("bastide.agent")
 
 
 class NodeRuntime(Runtime, Protocol):
@@ -78,6 +81,11 @@ class EngineRoom:
             self._do(self._core.start_failed(instance, error, self._clock.now_s()))
         except (OSError, TimeoutError) as error:
             failed = EngineStartFailed(f"the engine could not be started: {error}")
+            self._do(self._core.start_failed(instance, failed, self._clock.now_s()))
+        except Exception as error:
+            # A fault of ours must end the start too: whoever waits for it would wait for ever.
+            _log.exception("the start of %s", instance)
+            failed = EngineStartFailed(f"a fault in Bastide itself, its log has the details: {type(error).__name__}")
             self._do(self._core.start_failed(instance, failed, self._clock.now_s()))
         else:
             self._check_soon(instance)

@@ -195,7 +195,7 @@ class AgentService:
     async def _on_suspect(self, link: Link, body: Body, note: Notify) -> Body:
         instance = str(body["instance"])
         record = self.core.records.get(instance)
-        if record is not None and record.phase is Phase.AWAKE:
+        if record is not None and record.phase is Phase.AWAKE and record.assignment.build is None:
             wrong = await self._room.check(instance)
             if wrong is not None and record.phase is Phase.AWAKE:
                 await self._room.distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
@@ -422,7 +422,8 @@ class AgentService:
                     self._unchecked.pop(instance, None)
                 elif record.flying == 0 and now_s - record.last_used_s >= CHECK_AFTER_IDLE_S and not record.asked:
                     self._unchecked.pop(instance, None)
-                    wrong = await self._room.check(instance)
+                    # One bad answer of an app is no reason to restart it: Health counts them.
+                    wrong = await self._room.check(instance) if record.assignment.build is None else None
                     if wrong is not None and record.phase is Phase.AWAKE and not record.flying:
                         await self._room.distrust(instance, wrong)
                         continue

@@ -17,7 +17,7 @@ from bastide.domain.routes import ServiceRoute
 from bastide.gateway import wire
 from bastide.gateway.client import ClientConnection
 from bastide.gateway.fleet import Slot
-from bastide.gateway.relay import HOP_BY_HOP, Relay
+from bastide.gateway.relay import HOP_BY_HOP, NotReached, Relay
 from bastide.gateway.request import Request
 from bastide.policy import hold as hold_policy
 
@@ -145,6 +145,8 @@ class AppCall:
                 queue.errors_total += 1
                 if not self.has_head:
                     self._gateway.fleet.suspect(slot, error.message)
+                if isinstance(error, NotReached) and remaining:
+                    continue  # it was let go while its node's agent was away: ask for it anew
                 raise EngineLost(f"{queue.route.service}: {error.message}", retry_after_s=error.retry_after_s) from None
             finally:
                 queue.give_back(slot)

@@ -23,6 +23,10 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 
+class NotReached(EngineLost):
+    """Nobody took the connection: nothing was asked, so it may be asked elsewhere, or once more."""
+
+
 class Relay:
     """`head`: the request's head, up to what says how long its body is. `told`: header lines of ours for the answer."""
 
@@ -78,7 +82,7 @@ class Relay:
         try:
             return await self._pool.open(endpoint)
         except OSError as error:
-            raise EngineLost(f"it can't be reached: {error}", retry_after_s=1.0) from None
+            raise NotReached(f"it can't be reached: {error}", retry_after_s=1.0) from None
 
     def _framing(self) -> bytes:
         """How the body is sent on, as it came."""

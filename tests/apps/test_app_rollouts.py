@@ -1,0 +1,125 @@
+"""Rollouts: the old one serves until the new one is well, a failed one never takes traffic, and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from app_town import SMALL, Town
+from house import BASTIDE, until
+
+from bastide.domain.errors import Conflict, InvalidSpec
+
+HEALTH = {"path": "/health", "grace": "500ms", "interval": "1s", "failures": 1}
+
+
+def generation(mark: str) -> dict[str, str]:
+    return {"main.py": SMALL.replace("first", mark)}
+
+
+def test_a_failed_generation_never_takes_traffic(town: Town) -> None:
+    assert not town.deploy("roll", generation("one"), health=HEALTH)["failed"]
+    for broken, said in (
+        ("raise SystemExit('can not')", "can not"),  # ends at once
+        (
+            SMALL.replace("os.path.exists('/tmp/sick')", "True").replace('os.path.exists("/tmp/sick")', "True"),
+            "not well",
+        ),
+        ("import time; time.sleep(100)", "not well"),  # never listens
+    ):
+        end = town.deploy("roll", {"main.py": broken}, health=HEALTH)
+        assert end["failed"] and said in end["reason"], end
+        assert town.json("roll")["mark"] == "one"
+    until(lambda: len(town.house.client.service("roll")["instances"]) == 1)
+
+
+@pytest.mark.parametrize("way", ["rolling", "blue-green"])
+def test_nobody_notices_a_rollout(town: Town, way: str) -> None:
+    name = f"busy-{way[:4]}"
+    assert not town.deploy(name, generation("one"), rollout=way, replicas="0..2")["failed"]
+
+    async def asked_meanwhile() -> list[str]:
+        marks: list[str] = []
+        rolling = asyncio.create_task(
+            asyncio.to_thread(town.deploy, name, generation("two"), rollout=way, replicas="0..2")
+        )
+        while not rolling.done():
+            marks.append((await asyncio.to_thread(town.json, name, "/slow"))["mark"])
+        assert not (await rolling)["failed"]
+        return marks
+
+    marks = asyncio.run(asked_meanwhile())
+    assert set(marks) <= {"one", "two"} and marks == sorted(marks, key=["one", "two"].index)
+    assert town.json(name)["mark"] == "two"
+
+
+def test_immediate_never_runs_two_generations(town: Town) -> None:
+    assert not town.deploy("alone", generation("one"), rollout="immediate")["failed"]
+    town.json("alone")
+    assert not town.deploy("alone", generation("two"), rollout="immediate")["failed"]
+    assert town.json("alone")["mark"] == "two"
+    assert town.deploy("alone", {"main.py": "raise SystemExit(1)"}, rollout="immediate", health=HEALTH)["failed"]
+    until(lambda: town.ask("alone")[0] == 200)
+    assert town.json("alone")["mark"] == "two"
+
+
+def test_the_way_back(town: Town) -> None:
+    client = town.house.client
+    assert not town.deploy("back", generation("one"))["failed"]
+    with pytest.raises(Conflict, match="nothing to go back to"):
+        client.rollback("back")
+    assert not town.deploy("back", generation("two"))["failed"]
+    client.rollback("back")
+    list(client.progress(["back"]))
+    assert town.json("back")["mark"] == "one"
+    client.rollback("back")  # and back again
+    list(client.progress(["back"]))
+    assert town.json("back")["mark"] == "two"
+
+
+def test_the_same_again_changes_nothing(town: Town) -> None:
+    assert not town.deploy("same", generation("one"))["failed"]
+    before = town.json("same")["pid"], town.house.client.service("same")["generation"]
+    assert not town.deploy("same", generation("one"))["failed"]
+    assert (town.json("same")["pid"], town.house.client.service("same")["generation"]) == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"secrets": ["nobody-set"]}, "secrets set nobody-set"),
+        ({"egress": ["pypi.org"]}, "egress"),
+        ({"volumes": [{"name": "a", "path": "/a", "size": "1GiB"}]}, "can't be enforced"),
+        ({"volumes": [{"name": "a", "path": "/a"}], "replicas": "0..2"}, "one replica"),
+    ],
+)
+def test_what_can_t_be_enforced_is_refused(town: Town, spec: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidSpec, match=said):
+        town.deploy("refused", generation("one"), **spec)
+
+
+def test_a_directory_by_the_command(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "My_App").mkdir()
+    (tmp_path / "My_App" / "main.py").write_text(SMALL)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BASTIDE, "--data", str(town.house.data), *words], capture_output=True, text=True, check=False
+        )
+
+    made = run("deploy", str(tmp_path / "My_App"), "--env", "A=b", "--public")
+    assert made.returncode == 0 and "/apps/default/my-app/" in made.stdout, made
+    assert town.json("my-app", "/env", key=None)["A"] == "b"
+    assert run("url", "my-app").stdout.strip().endswith("/apps/default/my-app/")
+    assert "/apps/default/my-app/ (public)" in run("ps").stdout
+    assert run("exec", "my-app", "--", "sh", "-c", "echo inside; exit 7").returncode == 7
+    (tmp_path / "given").write_text("to the app")
+    assert run("cp", str(tmp_path / "given"), "my-app:/tmp/").returncode == 0
+    assert run("cp", "my-app:/tmp/given", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_text() == "to the app"
+    assert run("cp", "my-app:/nowhere", str(tmp_path)).returncode == 3
+    assert "serving" in run("logs", "my-app").stdout and "run as it is" in run("build", "my-app").stdout
+    assert run("rollback", "my-app").returncode == 1
+    assert run("rm", "my-app").returncode == 0
