@@ -104,7 +104,7 @@ def speeds(record: Record, work: Path, tier: str, quick: bool) -> None:
     warm_50, warm_99, many_50, many_99, exec_50 = BARS[tier]
     found: dict[str, Any] = {}
     by_hand = bare(tier)
-    with house(work, "1GiB", "--sandbox-spares", "0", "--sandbox-memory", "8GiB") as town:
+    with house(work, "1GiB", "--sandbox-spares", "0", "--sandbox-memory", "12GiB") as town:
         once(town, tier)
         cold, bares = [], []
         for _ in range(max(4, rounds // 2)):
@@ -118,7 +118,7 @@ def speeds(record: Record, work: Path, tier: str, quick: bool) -> None:
                 began = time.perf_counter()
                 sandbox.exec(("/bin/true",))
                 execs.append(time.perf_counter() - began)
-    with house(work, "1GiB", "--sandbox-spares", str(max(2, together)), "--sandbox-memory", "8GiB") as town:
+    with house(work, "1GiB", "--sandbox-spares", str(max(2, together)), "--sandbox-memory", "12GiB") as town:
         once(town, tier)
         wait_for_spares(town, tier, together)
         warm = []
@@ -244,11 +244,11 @@ def main() -> None:
             else:
                 record.row(f"{tier}: everything", "", "not measured", None, "the tier does not hold here")
         if "gvisor" in holds:
-            with house(work, "1GiB", "--sandbox-memory", "8GiB", "--sandbox-spares", "0") as town:
+            with house(work, "1GiB", "--sandbox-memory", "12GiB", "--sandbox-spares", "0") as town:
                 small_wake(record, town, asked.quick)
                 saving(record, town, asked.quick)
         if asked.zram:
-            with zram(True), house(work, "1GiB", "--sandbox-memory", "8GiB", "--sandbox-spares", "0") as town:
+            with zram(True), house(work, "1GiB", "--sandbox-memory", "12GiB", "--sandbox-spares", "0") as town:
                 for tier in BARS:
                     if tier in holds:
                         rest(record, town, tier, asked.quick)

@@ -9,7 +9,7 @@ from bastide.domain.isolation import Limits, Tier
 
 TIMEOUT_S = 300.0
 TIMEOUT_S_MAX = 30 * 24 * 3600.0
-DISK_BYTES = 512 * 2**20
+DISK_BYTES = 256 * 2**20
 
 
 class SandboxPhase(StrEnum):

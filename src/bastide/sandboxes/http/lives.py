@@ -17,7 +17,9 @@ from bastide.sandboxes.tokens import TOKEN_S_MAX
 
 router = APIRouter(prefix="/api/v1", tags=["sandboxes"])
 DISK_BYTES_MAX = 64 * 2**30
+# Where they can be enforced and nobody asked for others: a sandbox nobody thought about must not fill the machine.
 PROCESSES = 512
+MEMORY_BYTES = 512 * 2**20
 
 
 class CreateBody(BaseModel, extra="forbid"):
@@ -33,7 +35,7 @@ class CreateBody(BaseModel, extra="forbid"):
     egress: list[str] = Field(
         default_factory=list, description="Names, CIDRs or sets that may be reached; nothing else is"
     )
-    memory: str | None = Field(default=None, description="A size; what it may hold in memory", examples=["512MiB"])
+    memory: str | None = Field(default=None, description="A size; what it may hold in memory, its files included (512MiB where that can be enforced)", examples=["512MiB"])
     cpu: float | None = Field(default=None, gt=0, le=1024, description="Cores")
     processes: int | None = Field(default=None, ge=8, le=100_000)
     disk: str | None = Field(
@@ -116,9 +118,11 @@ async def create(body: CreateBody, house: TheHouse, asked: TheCaller) -> dict[st
     memory = _size(body.memory, "memory")
     if memory is not None and memory < 64 * 2**20:
         raise InvalidRequest("memory must be at least 64MiB: the sandbox's own agent needs some", param="memory")
-    processes = body.processes
-    if processes is None and "processes" in house.settings.enforces:
+    enforces, processes = house.settings.enforces, body.processes
+    if processes is None and "processes" in enforces:
         processes = PROCESSES
+    if memory is None and "memory" in enforces:
+        memory = MEMORY_BYTES
     spec = SandboxSpec(
         template=body.template,
         tier=body.tier or house.settings.default_tier,
