@@ -19,6 +19,7 @@ for _name in ("NO_PROXY", "no_proxy"):
     os.environ[_name] = "127.0.0.1,localhost,::1," + os.environ.get(_name, "")
 
 import openai  # noqa: E402  the proxy is ruled out first
+from demo_boxes import Boxes  # noqa: E402
 from demo_paper import Paper  # noqa: E402
 from demo_story import Story  # noqa: E402
 from demo_talk import WHAT  # noqa: E402
@@ -39,6 +40,7 @@ def stay(town: Town, story: Story, paper: Paper) -> None:
         (f'chat chat "{WHAT}"', "it streams, and shows the wake"),
         ("ps", "who is awake, since when, and why"),
         ("why chat", "every decision, with its reason"),
+        ("sandbox templates", "what sandboxes are made from, and which tiers hold here"),
     ):
         paper.say(f"  BASTIDE_DATA={shown} .venv/bin/bastide {command}")
         paper.quiet(f"      {what}")
@@ -62,12 +64,15 @@ def main() -> int:
     town = Town()
     status = 0
     try:
-        paper.title("Bastide", "One command on one machine: a model answers, sleeps, wakes, and is metered.")
+        paper.title(
+            "Bastide", "One command on one machine: models, apps and sandboxes that sleep, wake, and are metered."
+        )
         with town:
             try:
                 town.forget_earlier_runs()
                 story = Story(town, paper)
                 story.tell()
+                Boxes(town, paper, story.client).tell()
                 stay(town, story, paper)
             finally:
                 processes = town.processes()
