@@ -24,7 +24,7 @@ from bastide.ports.isolation import Isolation
 
 KNOCK_S = 0.002
 PROBE_S = 0.01  # between two looks whether an app that starts is well; grows to PROBE_S_MAX
-PROBE_S_MAX = 0.25
+PROBE_S_MAX = 0.04
 PROCESSES_MAX = 1024  # of an app, where it can be enforced: a fork bomb stays its own
 LOG_BYTES_MAX = 4 * 2**20
 
