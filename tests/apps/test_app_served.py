@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.server
 import json
 import select
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import websockets
 from app_town import FASTAPI, SMALL, Town
 from house import until
 
-from bastide.domain.errors import Conflict
+from bastide.domain.errors import BastideError, Conflict
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -277,6 +280,39 @@ def test_nothing_leads_out_but_the_door(town: Town, small: str) -> None:
     assert _run(town, small, ["python", "-c", probe])[0] != 0
     assert _run(town, small, ["sh", "-c", "echo x > /app/y"])[0] != 0
     assert _run(town, small, ["ls", str(town.house.data)])[0] != 0
+
+
+@pytest.fixture(scope="module")
+def neighbour() -> Iterator[tuple[str, int]]:
+    """A web server on this machine's own address: what an on-prem database is to an app."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as line:
+        try:
+            line.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but loopback, so nothing can be allowed here")
+        address = str(line.getsockname()[0])
+    server = http.server.ThreadingHTTPServer((address, 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield address, server.server_address[1]
+    server.shutdown()
+
+
+def test_what_is_allowed_is_reached_and_nothing_else(town: Town, neighbour: tuple[str, int]) -> None:
+    address, port = neighbour
+    end = town.deploy("outgoing", {"main.py": SMALL}, egress=[f"{address}/32:{port}"])
+    assert not end["failed"], end
+    fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).status)"
+    assert _run(town, "outgoing", ["python", "-c", fetch, f"http://{address}:{port}/"]) == (0, b"200\n")
+    assert _run(town, "outgoing", ["python", "-c", fetch, f"http://{address}:1/"])[0] != 0
+    assert _run(town, "outgoing", ["python", "-c", fetch, "http://example.org/"])[0] != 0
+    town.house.kill(town.house.pid("agent"))  # its way out is opened anew by the next
+    until(lambda: _reaches(town, ["python", "-c", fetch, f"http://{address}:{port}/"]))
+
+
+def _reaches(town: Town, argv: list[str]) -> bool:
+    with contextlib.suppress(BastideError):
+        return _run(town, "outgoing", argv) == (0, b"200\n")
+    return False
 
 
 def test_a_volume_outlives_generations(town: Town) -> None:

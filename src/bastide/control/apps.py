@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bastide.domain.apps import secret_variable
-from bastide.domain.errors import NotFound, Problem
+from bastide.domain.errors import InvalidRequest, NotFound, Problem
 from bastide.domain.instances import InstanceReport
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.lifecycle import Phase
 from bastide.domain.sources import is_digest
 from bastide.domain.spec import ServiceSpec
+from bastide.policy.egress import parse as parse_egress
 
 if TYPE_CHECKING:
     from bastide.control.state import Control
@@ -92,8 +93,10 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
         wrong("app", f"{app.source!r} must be uploaded first: `bastide deploy` does that")
     elif not control.loop.builds.has_source(app.source):
         wrong("app", "its source is not on the server; `bastide deploy` uploads it")
-    if app.egress:
-        wrong("egress", "an app's way out can't be opened yet; leave it out (the app still reaches Bastide itself)")
+    try:
+        parse_egress(app.egress, control.settings.egress_sets)
+    except InvalidRequest as error:
+        wrong("egress", error.message)
     if app.job is not None:
         wrong("schedule" if app.schedule else "job", "jobs and schedules can't be run yet")
     for volume in app.volumes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,4 @@ class ControlSettings:
     workers: int = 1
     url: str = ""
     orphan_s: float = 60.0
+    egress_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names that stand for several hosts

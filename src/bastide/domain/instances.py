@@ -96,6 +96,7 @@ class LaunchSpec:
     box: Box | None = None  # where it runs isolated; `serving` is run inside then
     serving: Serving | None = None
     owned: tuple[str, ...] = ()  # directories that are the box's own user's: volumes
+    egress: tuple[str, ...] = ()  # where the box may connect to; empty: nowhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class App:
                 health=app.health,
             ),
             owned=volumes,
+            egress=app.egress,
         )
 
     def health(self) -> Ask:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bastide.adapters.isolation.folders import interpreter
-from bastide.adapters.runtime.boxed import Boxes
+from bastide.adapters.runtime.boxed import Boxes, Exits
 from bastide.builds.builder import Builder
 from bastide.domain.isolation import Mount, Tier
 from bastide.engines.app import DOOR, DOOR_PORT
 from bastide.engines.port import BoxPlace
 from bastide.inside import DIRECTORY, SHOWN_AT
 from bastide.ports.isolation import Isolation
+from bastide.wiring.launch import Launch
 from bastide.wiring.places import Places
 
 INSIDE = "import sys; sys.path.insert(0, '/run/bastide'); from inside import agent; agent.main()"
@@ -32,7 +33,7 @@ def box_place(places: Places) -> BoxPlace:
     )
 
 
-def boxes_of(places: Places) -> Boxes:
+def boxes_of(places: Places, launch: Launch) -> Boxes:
     """Tiers are tried when the first app needs one: a Bastide without apps pays nothing for them."""
 
     def tiers() -> Mapping[Tier, Isolation]:
@@ -40,4 +41,11 @@ def boxes_of(places: Places) -> Boxes:
 
         return isolations(places, "apps")[0]
 
-    return Boxes(tiers, (f"{DOOR}/gateway", DOOR_PORT))
+    def exits() -> Exits:
+        from bastide.egress.sets import sets
+        from bastide.sandboxes.exits import Exits as Proxies
+
+        # Bastide itself is reached by the door: no proxy leads there.
+        return Proxies(places.egress / "apps", sets(launch.egress_sets), None)
+
+    return Boxes(tiers, (f"{DOOR}/gateway", DOOR_PORT), exits)

@@ -96,7 +96,7 @@ def _agent(launch: Launch, places: Places) -> None:
     )
 
     async def run() -> None:
-        runtime = ProcessRuntime(places.keeper_socket, known, boxes_of(places))
+        runtime = ProcessRuntime(places.keeper_socket, known, boxes_of(places, launch))
         journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
         service = AgentService(settings, runtime, known, journal, SystemClock())
         server: asyncio.Server | None = None
@@ -137,6 +137,7 @@ def _control(launch: Launch, places: Places) -> None:
     from bastide.control.http.application import application
     from bastide.control.settings import ControlSettings
     from bastide.control.state import Control
+    from bastide.egress.sets import sets
     from bastide.metering.meter import Meter
     from bastide.wiring.adapters import engines, library
     from bastide.wiring.apps import builder
@@ -150,6 +151,7 @@ def _control(launch: Launch, places: Places) -> None:
         budget_bytes=launch.budget_bytes,
         workers=launch.workers,
         url=launch.url,
+        egress_sets=sets(launch.egress_sets),
     )
 
     async def run() -> None:

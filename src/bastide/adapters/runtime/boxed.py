@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bastide.adapters.runtime import boxline, proc
 from bastide.adapters.runtime.http import ask
@@ -19,6 +19,7 @@ from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, U
 from bastide.domain.instances import Footprint, LaunchSpec
 from bastide.domain.isolation import Box, Tier
 from bastide.domain.lifecycle import Rung
+from bastide.domain.sandboxes import EgressRules
 from bastide.engines.port import Ask
 from bastide.ports.isolation import Isolation
 
@@ -29,16 +30,32 @@ PROCESSES_MAX = 1024  # of an app, where it can be enforced: a fork bomb stays i
 LOG_BYTES_MAX = 4 * 2**20
 
 
+class Exits(Protocol):
+    """The ways out of boxes, one each, enforced outside of them."""
+
+    def directory(self, box: str) -> str:
+        """The host directory where a box's exit listens."""
+        ...
+
+    async def open(self, box: str, project: str, rules: EgressRules) -> None: ...
+    async def shut(self, box: str, *, keep_directory: bool = False) -> None: ...
+    async def close(self) -> None: ...
+
+
 class Boxes:
     """`tiers` tries which tiers hold here, once, when the first box is needed. It may take a second.
 
-    `door`: (path, port) of the way to the gateway as a box sees it.
+    `door`: (path, port) of the way to the gateway as a box sees it. `exits`: makes ways out; without it there are none.
     """
 
     def __init__(
-        self, tiers: Callable[[], Mapping[Tier, Isolation]] | None = None, door: tuple[str, int] | None = None
+        self,
+        tiers: Callable[[], Mapping[Tier, Isolation]] | None = None,
+        door: tuple[str, int] | None = None,
+        exits: Callable[[], Exits] | None = None,
     ) -> None:
-        self._tiers, self._door = tiers, door
+        self._tiers, self._door, self._make_exits = tiers, door, exits
+        self._exits: Exits | None = None
         self._isolations: Mapping[Tier, Isolation] = {}
         self._trying = asyncio.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -62,11 +79,27 @@ class Boxes:
         async with self._lock(box):
             if isolation.refuses(limited) is None:
                 box = limited
+            if launch.egress:
+                box = dataclasses.replace(box, egress_directory=await self._opened(launch, box))
             prepared = await asyncio.to_thread(self._prepared, launch, box, isolation)
         told = dataclasses.replace(launch, box=box)
         if launch.serving is not None:
             told = dataclasses.replace(told, serving=dataclasses.replace(launch.serving, environment=(), files=()))
         return {**dataclasses.asdict(told), "box_launch": dataclasses.asdict(prepared), "log_bytes_max": LOG_BYTES_MAX}
+
+    async def _opened(self, launch: LaunchSpec, box: Box) -> str:
+        """Open its way out before it starts. Raises Unsupported where there can be none: then it does not start."""
+        if self._exits is None:
+            if self._make_exits is None:
+                raise Unsupported("no way out of boxes can be made here; leave `egress` out")
+            self._exits = self._make_exits()
+        await self._exits.open(box.name, launch.instance.partition(".")[0], EgressRules(launch.egress))
+        return self._exits.directory(box.name)
+
+    async def adopt(self, launch: LaunchSpec) -> None:
+        """An earlier process of ours started it: what that one held open for it is opened again."""
+        if launch.egress and launch.box is not None:
+            await self._opened(launch, launch.box)
 
     @staticmethod
     def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:
@@ -167,10 +200,14 @@ class Boxes:
     async def cleared(self) -> None:
         """Wait until all that ended has left nothing behind."""
         await asyncio.gather(*self._clearing, return_exceptions=True)
+        if self._exits is not None:
+            await self._exits.close()
 
     async def _clear(self, launch: LaunchSpec) -> None:
         box, isolation = self.of(launch)
         async with self._lock(box):
+            if self._exits is not None:
+                await self._exits.shut(box.name)
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(isolation.clear, box)
 

@@ -127,6 +127,8 @@ class ProcessRuntime(Runtime):
             return False
         engine = self._running[launch.instance] = _Engine(launch, identity)
         engine.ready.set()
+        if launch.box is not None:
+            await self._boxes.adopt(launch)
         return True
 
     async def stop(self, instance: str, grace_s: float) -> None:
