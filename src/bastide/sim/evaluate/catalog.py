@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate import keeping, placing, routing
+from bastide.sim.evaluate import keeping, openb, placing, pooling, routing
 
 Row = dict[str, Any]
 
@@ -27,7 +27,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`group`: the column that tells rows of one comparison from another's. `shown`: figures for the terminal."""
+    """`group`: the column that tells rows of one comparison from another's. `shown`: figures for the terminal.
+
+    `groups`: what that column may hold, in a directory of traces. `undrawn`: policies that give one row, whatever the seeds.
+    """
 
     name: str
     about: str
@@ -35,6 +38,9 @@ class Evaluation:
     shown: tuple[str, ...]
     seeds: tuple[int, ...]  # where none are asked for
     rows: Callable[[Ask], Iterator[Row]]
+    policies: tuple[str, ...]
+    groups: Callable[[Path], list[str]]
+    undrawn: frozenset[str] = frozenset()
 
 
 def _placing(ask: Ask) -> Iterator[Row]:
@@ -43,6 +49,10 @@ def _placing(ask: Ask) -> Iterator[Row]:
 
 def _keeping(ask: Ask) -> Iterator[Row]:
     return keeping.rows(ask.data, ask.workloads, ask.policies)
+
+
+def _pooling(ask: Ask) -> Iterator[Row]:
+    return pooling.rows(ask.data, ask.workloads, ask.policies, ask.seeds)
 
 
 def _routing(ask: Ask) -> Iterator[Row]:
@@ -66,8 +76,30 @@ EVALUATIONS = {
             ),
             tuple(range(42, 52)),
             _placing,
+            placing.POLICIES,
+            openb.workload_names,
         ),
-        Evaluation("E2", "keep-alive", "trace", ("cold_rate", "cold_rate_p75", "waste"), (0,), _keeping),
+        Evaluation(
+            "E2",
+            "keep-alive",
+            "trace",
+            ("cold_rate", "cold_rate_p75", "waste"),
+            (0,),
+            _keeping,
+            keeping.POLICIES,
+            lambda _: [keeping.TRACE],
+            frozenset(keeping.POLICIES),
+        ),
+        Evaluation(
+            "E3",
+            "pooling of many models",
+            "trace",
+            ("gpus_needed", "models_per_gpu", "saving", "first_tokens_in_time", "tokens_in_time", "loads_per_request"),
+            (42,),
+            _pooling,
+            pooling.POLICIES,
+            lambda _: list(pooling.GRID),
+        ),
         Evaluation(
             "E4",
             "prefix-aware routing",
@@ -75,6 +107,9 @@ EVALUATIONS = {
             ("ttft_mean_s", "ttft_p99_s", "token_hit_rate", "fetched_tokens_share"),
             tuple(range(42, 52)),
             _routing,
+            routing.POLICIES,
+            lambda _: [routing.TRACE],
+            frozenset(routing.POLICIES) - {"random"},
         ),
     )
 }

@@ -1,0 +1,74 @@
+"""Which model a shared device runs next, when many take turns on few devices. Pure: deadlines first, switches seldom.
+
+Each model that has work has a moment by which it must run again: a request's first token is due, or a stream that was
+ahead of its reader runs dry. A device stays with the model it runs, which fills its batch and wins it time, until another
+can't wait any longer; then the most urgent gets its turn. So waiting is bounded by what was promised, and nobody thrashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bastide.domain.units import format_duration
+
+# A model is urgent this long before it must run: others' turns must still end first, and one of them may have to load.
+MARGIN_S = 4.0
+# What another device holds is left to it, unless it is so late that the other one clearly can't.
+STEAL_S = -1.0
+# Loading is paid for by running: a device that was loaded for one runs those it holds this many times as long as the next load.
+STAY_LOADS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model with work that this device could run. `due_s`: when it must run at the latest, from now; negative when late.
+
+    `load_s`: to bring it onto the device first; 0 where it is there. `running`: it had the last turn.
+    `elsewhere`: another device holds it.
+    """
+
+    name: str
+    due_s: float
+    load_s: float
+    running: bool = False
+    elsewhere: bool = False
+
+    @property
+    def slack_s(self) -> float:
+        return self.due_s - self.load_s
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """`index` into the candidates; None: nobody has work. `reason` for the log."""
+
+    index: int | None
+    reason: str
+
+
+def next_turn(
+    candidates: Sequence[Candidate],
+    since_load_s: float,
+    margin_s: float = MARGIN_S,
+    stay_loads: float = STAY_LOADS,
+    steal_s: float = STEAL_S,
+) -> Turn:
+    """Who runs next: whoever runs now, until somebody is urgent; then the one with the least slack.
+
+    `since_load_s`: how long ago the device last loaded a model. Until that load has paid for itself, only those it holds
+    are asked, if any of them has work. Of those who are late already, those it holds come first: loading another makes all later.
+    """
+    if not candidates:
+        return Turn(None, "nobody has work")
+    open_ = [i for i, one in enumerate(candidates) if not one.elsewhere or one.slack_s < steal_s]
+    able = [i for i in open_ if candidates[i].load_s == 0 or since_load_s >= stay_loads * candidates[i].load_s] or open_
+    if not able:
+        return Turn(None, "others hold all that has work, and have time for it")
+    least = min(able, key=lambda i: (max(0.0, candidates[i].slack_s), candidates[i].load_s, candidates[i].slack_s))
+    chosen = candidates[least]
+    running = next((i for i in able if candidates[i].running), least)
+    if running != least and chosen.slack_s > margin_s:
+        why = f"{candidates[running].name} goes on: {chosen.name} can wait {format_duration(chosen.slack_s)}"
+        return Turn(running, why)
+    return Turn(least, f"{chosen.name} is due first, in {format_duration(max(0.0, chosen.due_s))}")

@@ -1,0 +1,319 @@
+"""E3: many models on few devices. Owns the devices' costs, the baselines and the search for the smallest pool.
+
+A device runs one model at a time: the prompts that wait, then steps of decoding for its whole batch. It holds a few models;
+another is loaded first. A request is in time when its first token comes within 10 s; a token, when it comes by 100 ms
+times its place after the first (earlier is kept for the reader, as in Aegaeon, SOSP'25). The pool is large enough when 99 %
+of requests and 99 % of tokens are in time. Arrivals are Poisson, `M` models of one rate; lengths are drawn from ServeGen's
+clients, one client a model. The devices are modelled on an 8B model on an 80 GB device; no run of ours calibrates them yet.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bastide.domain.errors import InvalidRequest
+from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, next_turn
+from bastide.sim.evaluate.table import find, parquet_rows
+
+LENGTHS = "servegen_client_length_quantiles.parquet"
+GRID = tuple(f"poisson_{models}x{rate:g}" for rate in (0.1, 0.5) for models in (20, 40, 60, 80, 100))
+POLICIES = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free", "oracle_paying", "bastide")
+TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
+LASTS_S = 300.0
+PROMPT_TOKENS_PER_S = 8000.0
+STEP_S = 0.025
+LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
+HELD = 4  # models of 16 GB that a device of 80 GB holds beside their caches
+TURN_S = 0.5
+LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
+HINDSIGHT = ((4.0, 4.0), (2.0, 8.0), (1.0, 4.0), (0.5, 1.0))
+
+
+@dataclass(slots=True)
+class Stream:
+    """A request: when it came, tokens of its prompt and answer, tokens made, and when the first was."""
+
+    at_s: float
+    prompt: int
+    answer: int
+    made: int = 0
+    first_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Model:
+    """What waits and what streams. `busy`: a device runs it now; `on`: the last device that did, while it streams."""
+
+    number: int
+    waiting: list[Stream] = field(default_factory=list)
+    active: list[Stream] = field(default_factory=list)
+    on: int | None = None
+    busy: bool = False
+
+    def due_s(self, now_s: float) -> float:
+        due = math.inf
+        if self.waiting:
+            ahead = sum(stream.prompt for stream in self.waiting) / PROMPT_TOKENS_PER_S
+            due = self.waiting[0].at_s + TTFT_S - ahead
+        for stream in self.active:
+            due = min(due, stream.first_s + TBT_S * stream.made)
+        return due - now_s
+
+
+@dataclass(slots=True)
+class Device:
+    held: list[int] = field(default_factory=list)  # least recently run first
+    running: int | None = None
+    loaded_s: float = -math.inf
+    idle: bool = True
+
+
+@dataclass(slots=True)
+class Score:
+    requests: int = 0
+    first_late: int = 0
+    tokens: int = 0
+    tokens_late: int = 0
+    loads: int = 0
+
+    def met(self) -> bool:
+        return self.first_late <= (1 - IN_TIME) * self.requests and self.tokens_late <= (1 - IN_TIME) * max(
+            1, self.tokens
+        )
+
+
+Arrival = tuple[float, int, int, int]  # when, model, tokens of prompt and answer
+
+
+class Pool:
+    """One run of one policy with so many devices."""
+
+    def __init__(
+        self,
+        policy: str,
+        devices: int,
+        models: int,
+        together: int = 1,
+        settings: tuple[float, float] = (MARGIN_S, STAY_LOADS),
+    ) -> None:
+        self.policy, self.together, self._settings = policy, together, settings
+        self.devices = [Device() for _ in range(devices)]
+        self.models = [Model(number) for number in range(models)]
+        self._holders = [0] * models
+        self.score = Score()
+        self._held = {"keepalive_autoscale": 1, "static_multiplexing": together}.get(policy, HELD)
+        self._load_s = 0.0 if policy in ("oracle_free", "static_multiplexing") else LOAD_S
+
+    def run(self, arrivals: Sequence[Arrival]) -> Score:
+        """Until every request is answered, or it is plain that too many are late."""
+        events: list[tuple[float, int, int]] = []  # when, device, the model whose turn ends
+        order = iter(arrivals)
+        arrival = next(order, None)
+        worst = (1 - IN_TIME) * len(arrivals)
+        while arrival is not None or events:
+            if arrival is not None and (not events or arrival[0] <= events[0][0]):
+                now_s, number, prompt, answer = arrival
+                self.models[number].waiting.append(Stream(now_s, prompt, answer))
+                arrival = next(order, None)
+            else:
+                now_s, device, number = heapq.heappop(events)
+                self.models[number].busy = False
+                self.devices[device].idle = True
+            for index in self._idle(number):
+                chosen = self._choose(index, now_s)
+                if chosen is not None:
+                    heapq.heappush(events, (self._turn(index, chosen, now_s), index, chosen.number))
+            if self.score.first_late > worst:
+                break
+        return self.score
+
+    def _worth(self, number: int) -> tuple[bool, bool]:
+        """What is let go first: what another holds too, then what has no work; of equals the least recently run."""
+        model = self.models[number]
+        return self._holders[number] == 1, bool(model.waiting or model.active)
+
+    def _idle(self, number: int) -> list[int]:
+        """Idle devices, those first that hold this model, then those that hold the fewest."""
+        idle = [index for index, device in enumerate(self.devices) if device.idle]
+        return sorted(
+            idle, key=lambda index: (number not in self.devices[index].held, len(self.devices[index].held), index)
+        )
+
+    def _choose(self, index: int, now_s: float) -> Model | None:
+        device = self.devices[index]
+        able = [model for model in self.models if not model.busy and (model.waiting or model.active)]
+        if self.policy == "static_multiplexing":
+            able = [model for model in able if model.number // self.together == index]
+        elif self.policy == "keepalive_autoscale":  # an instance keeps its device while it has requests
+            able = [model for model in able if model.on in (None, index)]
+        if not able:
+            return None
+        if self.policy == "keepalive_autoscale":
+            stays = [model for model in able if model.number == device.running]
+            return stays[0] if stays else min(able, key=lambda model: model.waiting[0].at_s)
+        candidates = [
+            Candidate(
+                str(model.number),
+                model.due_s(now_s),
+                0.0 if model.number in device.held else self._load_s,
+                model.number == device.running,
+                model.number not in device.held and self._holders[model.number] > 0 and self._load_s > 0,
+            )
+            for model in able
+        ]
+        turn = next_turn(candidates, now_s - device.loaded_s, *self._settings)
+        return able[turn.index] if turn.index is not None else None
+
+    def _turn(self, index: int, model: Model, now_s: float) -> float:
+        """Load it if need be, compute the prompts that wait, then decode for a while. Returns when that ends."""
+        device, score = self.devices[index], self.score
+        if model.number in device.held:
+            device.held.remove(model.number)
+        else:
+            now_s += self._load_s  # and the caches of its streams, through the host's memory: small beside its weights
+            device.loaded_s = now_s
+            score.loads += 1
+            self._holders[model.number] += 1
+            if len(device.held) >= self._held:
+                goes = min(device.held, key=self._worth)
+                device.held.remove(goes)
+                self._holders[goes] -= 1
+        device.held.append(model.number)
+        device.running, device.idle, model.busy, model.on = model.number, False, True, index
+        while model.waiting and self._prompt_first(model, now_s):
+            stream = model.waiting.pop(0)
+            now_s += stream.prompt / PROMPT_TOKENS_PER_S
+            stream.first_s, stream.made = now_s, 1
+            score.requests += 1
+            score.first_late += now_s - stream.at_s > TTFT_S
+            if stream.answer > 1:
+                model.active.append(stream)
+        if model.active:
+            steps = min(math.ceil(TURN_S / STEP_S), max(stream.answer - stream.made for stream in model.active))
+            for stream in model.active:
+                made = min(steps, stream.answer - stream.made)
+                # Token i of this turn comes at now + (i + 1) steps, and is due at first + (made + i) x 100 ms.
+                behind_s = now_s + STEP_S - stream.first_s - TBT_S * stream.made
+                late = math.ceil(behind_s / (TBT_S - STEP_S) - 1e-9) if behind_s > 0 else 0
+                score.tokens += made
+                score.tokens_late += min(made, late)
+                stream.made += made
+            now_s += steps * STEP_S
+            model.active = [stream for stream in model.active if stream.made < stream.answer]
+        if not model.active and not model.waiting:
+            model.on = None
+        return now_s
+
+    @staticmethod
+    def _prompt_first(model: Model, now_s: float) -> bool:
+        """Whether the next prompt is computed before the streams go on: they can spare the time, or it can't wait."""
+        takes_s = model.waiting[0].prompt / PROMPT_TOKENS_PER_S
+        spare_s = min((stream.first_s + TBT_S * stream.made for stream in model.active), default=math.inf) - now_s
+        return takes_s <= spare_s or model.waiting[0].at_s + TTFT_S - now_s - takes_s < LATE_S
+
+
+def read_lengths(data: Path) -> list[dict[str, tuple[float, ...]]]:
+    """Quantiles of the lengths of prompts and answers, by ServeGen's clients of language models."""
+    path = find(data, LENGTHS)
+    rows = parquet_rows(
+        path,
+        "select model, client, field, p5, p25, p50, p75, p90, p95, p99 from trace where category = 'language' order by 1, 2, 3",
+    )
+    clients: dict[tuple[str, int], dict[str, tuple[float, ...]]] = {}
+    for model, client, name, *quantiles in rows:
+        if any(value is None or not math.isfinite(value) or value < 0 for value in quantiles):
+            raise InvalidRequest(f"{path}: the {name} of client {client} of {model} has no proper quantiles")
+        clients.setdefault((model, client), {})[name] = tuple(quantiles)
+    found = [client for client in clients.values() if {"input_tokens", "output_tokens"} <= client.keys()]
+    if not found:
+        raise InvalidRequest(f"{path} has no client with both lengths")
+    return found
+
+
+def _length(quantiles: tuple[float, ...], draw: float) -> int:
+    """A length by its quantiles; beyond the outermost it stays there."""
+    shares = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+    for low, high, first, last in zip(shares, shares[1:], quantiles, quantiles[1:], strict=False):
+        if draw <= high:
+            return max(1, round(first + max(0.0, draw - low) / (high - low) * (last - first)))
+    return max(1, round(quantiles[-1]))
+
+
+def draw_arrivals(trace: str, clients: Sequence[dict[str, tuple[float, ...]]], seed: int) -> tuple[int, list[Arrival]]:
+    """Models and arrivals of `poisson_MxRATE`: one client's lengths a model, the same rate for all."""
+    models_text, _, rate_text = trace.removeprefix("poisson_").partition("x")
+    try:
+        models, rate = int(models_text), float(rate_text)
+    except ValueError:
+        models, rate = 0, 0.0
+    if not trace.startswith("poisson_") or not 0 < models <= 10_000 or not 0 < rate < math.inf:
+        raise InvalidRequest(f"there is no trace {trace!r} in E3; give poisson_MxRATE, such as poisson_40x0.1")
+    chance = random.Random(seed)
+    arrivals: list[Arrival] = []
+    for number in range(models):
+        client = clients[chance.randrange(len(clients))]
+        at_s = chance.expovariate(rate)
+        while at_s < LASTS_S:
+            prompt, answer = (_length(client[name], chance.random()) for name in ("input_tokens", "output_tokens"))
+            arrivals.append((at_s, number, prompt, answer))
+            at_s += chance.expovariate(rate)
+    return models, sorted(arrivals)
+
+
+def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, Score]:
+    """The smallest pool that keeps its promises, and what came of the requests there."""
+    if policy == "dedicated":
+        return models, Pool("static_multiplexing", models, models, 1).run(arrivals)
+    if policy == "static_multiplexing":
+        for together in (3, 2, 1):
+            pool = math.ceil(models / together)
+            score = Pool(policy, pool, models, together).run(arrivals)
+            if score.met():
+                break
+        return pool, score
+    # An oracle knows afterwards which settings were best for these arrivals; what ships has one setting for all.
+    tried = HINDSIGHT if policy.startswith("oracle") else ((MARGIN_S, STAY_LOADS),)
+    low, high = 0, models
+    best = Pool(policy, high, models, settings=tried[0]).run(arrivals)
+    while high - low > 1:
+        middle = (low + high) // 2
+        for settings in tried:
+            score = Pool(policy, middle, models, settings=settings).run(arrivals)
+            if score.met():
+                break
+        if score.met():
+            high, best = middle, score
+        else:
+            low = middle
+    return high, best
+
+
+def rows(data: Path, traces: Sequence[str], policies: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """A row per trace, policy and seed."""
+    for policy in policies:
+        if policy not in POLICIES:
+            raise InvalidRequest(f"there is no policy {policy!r} in E3; there are: {', '.join(POLICIES)}")
+    clients = read_lengths(data)
+    for trace in traces or GRID:
+        for seed in seeds:
+            models, arrivals = draw_arrivals(trace, clients, seed)
+            for policy in policies or POLICIES:
+                pool, score = needed(policy, models, arrivals)
+                yield {
+                    "trace": trace,
+                    "policy": policy,
+                    "seed": seed,
+                    "gpus_needed": pool,
+                    "models_per_gpu": round(models / pool, 3),
+                    "saving": round(1 - pool / models, 4),
+                    "slo_met": score.met(),
+                    "first_tokens_in_time": round(1 - score.first_late / max(1, score.requests), 5),
+                    "tokens_in_time": round(1 - score.tokens_late / max(1, score.tokens), 5),
+                    "loads_per_request": round(score.loads / max(1, score.requests), 4),
+                }

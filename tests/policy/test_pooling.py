@@ -1,0 +1,49 @@
+"""Turns on a shared device: deadlines first, switches seldom, bounded wait."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bastide.policy.pooling import MARGIN_S, STAY_LOADS, STEAL_S, Candidate, next_turn
+
+LONG_S = 1000.0
+
+
+def test_who_runs_goes_on_until_somebody_is_urgent() -> None:
+    running = Candidate("a", 9.0, 0.0, running=True)
+    turn = next_turn([running, Candidate("b", MARGIN_S + 1, 0.0)], LONG_S)
+    assert turn.index == 0 and turn.reason.startswith("a goes on: b can wait 5")
+    assert next_turn([running, Candidate("b", MARGIN_S - 1, 0.0)], LONG_S).index == 1
+
+
+def test_who_is_idle_takes_the_most_urgent() -> None:
+    assert next_turn([Candidate("a", 9.0, 0.0), Candidate("b", 8.0, 0.0)], LONG_S).index == 1
+
+
+def test_a_load_must_pay_for_itself_before_the_next() -> None:
+    held, other = Candidate("a", 9.0, 0.0), Candidate("b", 0.0, 1.0)
+    assert next_turn([held, other], STAY_LOADS - 0.1).index == 0
+    assert next_turn([held, other], STAY_LOADS).index == 1
+    assert next_turn([other], 0.0).index == 0, "nobody else has work: it may load at once"
+
+
+def test_what_another_device_holds_is_left_to_it_unless_it_is_late() -> None:
+    assert next_turn([Candidate("a", 5.0, 0.7, elsewhere=True)], LONG_S).index is None
+    assert next_turn([Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 0
+
+
+def test_nobody_has_work() -> None:
+    assert next_turn([], LONG_S).index is None
+
+
+@given(
+    st.lists(st.builds(Candidate, st.text(max_size=3), st.floats(-60, 60), st.sampled_from([0.0, 0.7])), min_size=1),
+    st.floats(0, 99),
+)
+def test_somebody_who_has_work_always_gets_a_turn(candidates: list[Candidate], since_load_s: float) -> None:
+    turn = next_turn(candidates, since_load_s)
+    assert turn.index is not None and turn.reason
+    held_late = [c for c in candidates if c.load_s == 0 and c.slack_s <= 0]
+    if held_late:
+        assert candidates[turn.index].slack_s <= MARGIN_S, "no one with time to spare goes before one who is late here"

@@ -1,0 +1,54 @@
+"""E3 in small: pools shrink in the order they should, a seed replays, and what makes no sense is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+from traces import DATA, needs
+
+from bastide.domain.errors import InvalidRequest
+from bastide.sim.evaluate.pooling import LENGTHS, Pool, draw_arrivals, needed, read_lengths, rows
+
+
+@needs(LENGTHS)
+def test_twenty_models() -> None:
+    models, arrivals = draw_arrivals("poisson_20x0.1", read_lengths(DATA), 42)
+    pools = {
+        policy: needed(policy, models, arrivals)
+        for policy in ("dedicated", "keepalive_autoscale", "oracle_free", "bastide")
+    }
+    assert all(score.met() and score.requests == len(arrivals) for _, score in pools.values())
+    size = {policy: pool for policy, (pool, _) in pools.items()}
+    assert size["dedicated"] == 20 > size["keepalive_autoscale"] > size["bastide"]
+    assert size["bastide"] <= max(1.15 * size["oracle_free"], size["oracle_free"] + 1)
+    assert needed("bastide", models, arrivals)[1] == pools["bastide"][1], "a seed replays"
+
+
+def test_one_request_is_what_it_costs() -> None:
+    score = Pool("bastide", 1, 1).run([(0.0, 0, 8000, 101)])
+    assert (score.requests, score.tokens, score.first_late, score.tokens_late, score.loads) == (1, 100, 0, 0, 1)
+
+
+def test_what_comes_too_late_is_counted() -> None:
+    score = Pool("bastide", 1, 1).run([(0.0, 0, 8000 * 11, 101)])
+    assert score.first_late == 1 and not score.met()
+
+
+def test_bad_traces_are_refused(tmp_path: Path) -> None:
+    for trace in ("poisson_0x1", "poisson_5x0", "poisson_5xnan", "other"):
+        with pytest.raises(InvalidRequest, match="there is no trace"):
+            draw_arrivals(trace, [], 1)
+    columns = ", ".join(
+        f"{value} as p{share}"
+        for share, value in zip(
+            (5, 25, 50, 75, 90, 95, 99), ("1.0", "'nan'::double", "3", "4", "5", "6", "7"), strict=True
+        )
+    )
+    select = f"select 'language' as category, 'm' as model, 1 as client, 'input_tokens' as field, {columns}"
+    duckdb.connect().execute(f"copy ({select}) to '{tmp_path / LENGTHS}' (format parquet)")
+    with pytest.raises(InvalidRequest, match="input_tokens of client 1 of m has no proper quantiles"):
+        read_lengths(tmp_path)
+    with pytest.raises(InvalidRequest, match="there is no policy"):
+        list(rows(tmp_path, (), ("other",), (1,)))
