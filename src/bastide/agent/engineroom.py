@@ -32,6 +32,7 @@ class NodeRuntime(Runtime, Protocol):
     """What the agent needs beyond the port: survivors of an earlier agent, and prompt state kept for deep wakes."""
 
     async def survivors(self) -> tuple[tuple[LaunchSpec, ProcessIdentity, Rung], ...]: ...
+    async def run(self, launch: LaunchSpec, limit_s: float) -> str: ...
     def address(self, instance: str, name: str = "app") -> str: ...
     def saved_bytes(self, launch: LaunchSpec) -> int: ...
     def forget_state(self, launch: LaunchSpec) -> None: ...
@@ -90,6 +91,14 @@ class EngineRoom:
         else:
             self._check_soon(instance)
             self._do(self._core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
+
+    async def run(self, assignment: Assignment, limit_s: float) -> str:
+        """A job, to its end; how it ended. It is no instance: nobody asks it anything."""
+        launch = self._launch(assignment)
+        if launch.serving is not None:
+            told = (*launch.serving.environment, *await self._confide(assignment))
+            launch = replace(launch, serving=replace(launch.serving, environment=told))
+        return await self._runtime.run(launch, limit_s)
 
     async def check(self, instance: str) -> str | None:
         """Ask its canary, unless it is no longer awake. Returns what is wrong, or None."""

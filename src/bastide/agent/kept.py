@@ -51,6 +51,10 @@ class Kept:
             os.write(log, f"{stamp} bastide: {text[:LOG_LINE_BYTES_MAX]}\n".encode())
             os.close(log)
 
+    def has_log(self, instance: str) -> bool:
+        """Of a job, which is no instance, only its log is here."""
+        return "/" not in instance and os.path.exists(self._log(instance))
+
     def read(self, instance: str, after: int) -> Body:
         """Part of its log from byte `after` on (negative: that many bytes before the end), and where the next begins."""
         try:

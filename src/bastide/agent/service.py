@@ -268,6 +268,16 @@ class AgentService:
             "held_bytes": record.held_bytes,
         }
 
+    async def _on_run(self, link: Link, body: Body, note: Notify) -> Body:
+        """A job, from its start to its end. Who asks must stay on the line: a job that nobody waits for is ended."""
+        assignment = msgspec.convert(body["assignment"], Assignment)
+        self._kept.write(assignment.instance, "run: a job begins")
+        ended = await self._room.run(assignment, float(body["limit_s"]))
+        self._kept.write(assignment.instance, f"run: the job {ended}")
+        said = await asyncio.to_thread(self._kept.read, assignment.instance, -4096)
+        self._confidant.forget(assignment.instance)
+        return {"ended": ended, "said": said["text"]}
+
     async def _on_visit(self, link: Link, body: Body, note: Notify) -> Body:
         """Somebody goes inside an app's box: wake it, say where its agent listens, and let it not sleep meanwhile."""
         instance = str(body["instance"])
@@ -296,7 +306,7 @@ class AgentService:
     async def _on_log(self, link: Link, body: Body, note: Notify) -> Body:
         """Part of an instance's log from byte `after` on (negative: that many bytes before the end)."""
         instance = str(body["instance"])
-        if instance not in self.core.records:
+        if instance not in self.core.records and not self._kept.has_log(instance):
             raise NotFound(f"this node has no instance {instance}")
         return await asyncio.to_thread(self._kept.read, instance, int(body.get("after", -8192)))
 

@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from bastide.cli.context import JsonOption, client_of
-from bastide.cli.show import as_json, err, out, told
+from bastide.cli.show import as_json, err, out, table, told
 from bastide.domain.errors import Conflict, InvalidRequest, NotFound
 from bastide.domain.identity import NAME_RULE, is_name
 from bastide.domain.units import format_bytes
@@ -28,6 +28,8 @@ AppName = Annotated[str, typer.Argument(help="Name of the app.", metavar="APP")]
 def register(app: typer.Typer) -> None:
     for command in (url, open_app, rollback, build):
         app.command(command.__name__.removesuffix("_app"))(command)
+    app.command()(jobs)
+    app.command()(run)
     app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(execute)
     app.command("cp")(copy)
 
@@ -161,6 +163,41 @@ def build(context: typer.Context, app: AppName, json: JsonOption = False) -> Non
     out.file.write(answer["log"])
     if answer["build_bytes"] is not None:
         out.print(f"{answer['reason']}; {format_bytes(answer['build_bytes'])}")
+
+
+def jobs(
+    context: typer.Context,
+    job: Annotated[str | None, typer.Argument(help="Of one job, with what it said.", metavar="JOB")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Jobs and their last runs."""
+    answer = client_of(context).jobs(job)
+    if json:
+        as_json(answer)
+        return
+    shown = table("JOB", ">RUN", "WHY", "BEGAN (UTC)", ">TRIES", "HOW IT ENDED", "DUE (UTC)")
+    for found in answer["jobs"]:
+        for entry in found["runs"][-1:] if job is None else found["runs"]:
+            ended = entry["reason"] if entry["ended"] else "runs"
+            shown.add_row(
+                found["name"], str(entry["run"]), entry["cause"], entry["began"][:19].replace("T", " "),
+                str(entry["attempts"]), ended, (found["due"] or "")[:16].replace("T", " "),
+            )  # fmt: skip
+        if not found["runs"]:
+            shown.add_row(found["name"], "", "", "", "", "has not run", (found["due"] or "")[:16].replace("T", " "))
+    out.print(shown)
+    if job is not None and answer["jobs"] and answer["jobs"][0]["runs"]:
+        out.file.write(answer["jobs"][0]["runs"][-1]["said"])
+
+
+def run(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="Name of the job.", metavar="JOB")],
+    json: JsonOption = False,
+) -> None:
+    """Run a job now, beside its schedule."""
+    answer = client_of(context).run(job)
+    told(answer, f"run {answer['run']} of {job} has begun; `bastide jobs {job}` shows it", json)
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------

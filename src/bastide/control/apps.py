@@ -97,8 +97,6 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
         parse_egress(app.egress, control.settings.egress_sets)
     except InvalidRequest as error:
         wrong("egress", error.message)
-    if app.job is not None:
-        wrong("schedule" if app.schedule else "job", "jobs and schedules can't be run yet")
     for volume in app.volumes:
         if volume.bytes_max is not None:
             wrong(

@@ -89,6 +89,7 @@ class ControlLoop:
         }
         self.reports: dict[str, InstanceReport] = {}
         self.work: dict[tuple[str, str], Work] = {}
+        self.job_notes: dict[tuple[str, str], tuple[bool, str]] = {}  # whether it runs now, and what is to say of it
         self.refused: list[str] = []
         self.confirmed = False
         self.synced = False  # whether what the node has is known
@@ -278,7 +279,11 @@ class ControlLoop:
         return Known(
             present=frozenset(self.reports),
             proven_services=frozenset((r.project, r.service) for r in self.reports.values() if r.proven),
-            outside_services=frozenset(key for key, s in self.services.items() if s.spec.endpoint is not None),
+            outside_services=frozenset(
+                key
+                for key, s in self.services.items()
+                if s.spec.endpoint is not None or (s.spec.app is not None and s.spec.app.job is not None)
+            ),
             budget_bytes=self.budget_bytes,
             confirmed=self.confirmed,
         )

@@ -23,6 +23,9 @@ def table(
     for service in services:
         if service.removed:
             continue
+        served = service.serving_spec or service.spec
+        if served.app is not None and served.app.job is not None:
+            continue  # a job takes no requests
         routes.append(_route(service, agent_socket, open_secret))
         if service.spec.app is None:
             models.append(ModelRoute(service.spec.project, service.spec.name, ((service.spec.name, 1),)))

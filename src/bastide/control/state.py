@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bastide.control import apps
+from bastide.control.jobs import Jobs
 from bastide.control.loop import ControlLoop
 from bastide.control.routing import table
 from bastide.control.settings import ControlSettings
@@ -73,6 +74,7 @@ class Control:
         self.loop = ControlLoop(
             store, self.node, weights, engines, settings.budget_bytes, self.routes_changed, clock, builds
         )
+        self.jobs = Jobs(self)
         self.gateways: dict[Link, dict[str, Any]] = {}
         self.loads: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, KeyGrant] = {grant.key_hash: grant for grant in store.keys()}  # noqa: SIM118

@@ -102,6 +102,13 @@ def _phase(service: DesiredService, mine: list[InstanceReport], loop: ControlLoo
         suffix = f"; generation {service.generation} failed: {service.failure}"
     if service.serving_spec is not None and service.serving_spec.endpoint is not None:
         return ServicePhase.READY, "an outside endpoint" + suffix, changed_s
+    if (
+        service.serving_spec is not None
+        and service.serving_spec.app is not None
+        and service.serving_spec.app.job is not None
+    ):
+        runs, text = loop.job_notes.get((service.spec.project, service.spec.name), (False, "waits for its time"))
+        return ServicePhase.READY if runs else ServicePhase.ASLEEP, text + suffix, changed_s
     serving = [report for report in mine if report.generation == service.serving_run]
     phase = service_phase(tuple(report.phase for report in serving))
     chosen = _telling(serving, phase)

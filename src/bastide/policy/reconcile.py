@@ -79,8 +79,8 @@ def _content(spec: ServiceSpec, snapshot: Snapshot) -> _Content | None:
 
 
 def _runs(spec: ServiceSpec) -> bool:
-    """Whether there are processes of it on the node; an outside endpoint has none."""
-    return spec.model is not None or spec.app is not None
+    """Whether there are instances of it on the node. An outside endpoint has none, and a job runs when its time has come."""
+    return spec.model is not None or (spec.app is not None and spec.app.job is None)
 
 
 def _service(service: DesiredService, found: list[Present], snapshot: Snapshot) -> list[Action]:
@@ -151,6 +151,10 @@ def _roll(
     wanted: dict[str, tuple[Assignment, str]],
 ) -> list[Action]:
     spec, generation = service.spec, service.generation
+    if spec.app is not None and spec.app.job is not None:
+        if _content(spec, snapshot) is None:
+            return [_get(service, spec, "its job is not built yet")]
+        return [Serve(spec.project, spec.name, generation, "it is built, and runs when its time has come")]
     if not _runs(spec):
         return [Serve(spec.project, spec.name, generation, "an outside endpoint has nothing to start")]
     content = _content(spec, snapshot)

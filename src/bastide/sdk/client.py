@@ -89,6 +89,14 @@ class Client:
     def rollback(self, name: str) -> Json:
         return self._post(f"/api/v1/services/{quote(name, safe='')}/rollback", {})
 
+    def jobs(self, service: str | None = None) -> Json:
+        """Jobs with their last runs."""
+        return self._get("/api/v1/jobs", service=service)
+
+    def run(self, name: str) -> Json:
+        """Run a job now."""
+        return self._post(f"/api/v1/services/{quote(name, safe='')}/run", {})
+
     def exec(self, name: str, argv: list[str], **options: Any) -> Iterator[Json]:
         """Lines with `stdout` or `stderr` (bytes); the last has `exit_code`."""
         body = {"argv": argv, **options}

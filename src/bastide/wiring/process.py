@@ -179,6 +179,7 @@ def _control(launch: Launch, places: Places) -> None:
                 group.create_task(control.loop.run())
                 group.create_task(control.dial_forever(connect))
                 group.create_task(control.push_forever())
+                group.create_task(control.jobs.run())
                 group.create_task(meter.fold_forever())
                 group.create_task(server._serve())
 

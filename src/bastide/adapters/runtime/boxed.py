@@ -112,6 +112,17 @@ class Boxes:
 
     async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
         """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not."""
+        await self.begin(launch, pid, died)
+        wait_s = PROBE_S
+        while not died.done():
+            wrong = await self.unwell(launch, pid)
+            if wrong is None:
+                return
+            await asyncio.wait((died,), timeout=wait_s)
+            wait_s = min(PROBE_S_MAX, wait_s * 1.3)
+
+    async def begin(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
+        """Tell the box what to run. Raises EngineStartFailed with why not."""
         assert launch.serving is not None
         serving = launch.serving
         door = {"door": self._door[0], "door_port": self._door[1]} if self._door is not None else {}
@@ -134,13 +145,6 @@ class Boxes:
         except (BastideError, OSError) as error:
             if not died.done():
                 raise EngineStartFailed(f"the app can't be started: {error}") from None
-        wait_s = PROBE_S
-        while not died.done():
-            wrong = await self.unwell(launch, pid)
-            if wrong is None:
-                return
-            await asyncio.wait((died,), timeout=wait_s)
-            wait_s = min(PROBE_S_MAX, wait_s * 1.3)
 
     async def unwell(self, launch: LaunchSpec, pid: int) -> str | None:
         """Ask its health. None: it is well."""

@@ -103,6 +103,10 @@ class MemoryRuntime(Runtime):
         self._claimed.add(instance)
         return identity
 
+    async def run(self, launch: LaunchSpec, limit_s: float) -> str:
+        await asyncio.sleep(min(limit_s, self._of(launch.instance).start_s))
+        return "ended with status 0"
+
     async def adopt(self, launch: LaunchSpec, identity: ProcessIdentity) -> bool:
         process = self._processes.get(launch.instance)
         if process is None or process.identity != identity:

@@ -122,6 +122,28 @@ class ProcessRuntime(Runtime):
         finally:
             reading.cancel()
 
+    async def run(self, launch: LaunchSpec, limit_s: float) -> str:
+        """Run a box to its end; how it ended. After `limit_s` it is ended. Raises EngineError where it can't begin."""
+        if launch.instance in self._running:
+            raise EngineStartFailed(f"{launch.instance} runs already")
+        _trim_log(launch.log)
+        engine = self._running[launch.instance] = _Engine(launch)
+        engine.expected = True
+        try:
+            answer = await self._keeper.ask("start", launch=await self._boxes.order(launch))
+            engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
+            async with asyncio.timeout(limit_s):
+                await self._boxes.begin(launch, engine.identity.pid, engine.died)
+                return await asyncio.shield(engine.died)
+        except TimeoutError:
+            await self.stop(launch.instance, 2.0)
+            return f"was ended after its time limit of {limit_s:g} s"
+        finally:
+            if not engine.died.done():
+                with contextlib.suppress(EngineError, TimeoutError):
+                    await asyncio.shield(self.stop(launch.instance, 0.0))
+            self._running.pop(launch.instance, None)
+
     async def adopt(self, launch: LaunchSpec, identity: ProcessIdentity) -> bool:
         if identity.boot_id != self._boot or not await self._is(launch, identity):
             return False

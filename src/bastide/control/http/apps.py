@@ -18,6 +18,7 @@ from bastide.adapters.runtime.boxline import BoxLine
 from bastide.control.http.caller import Admin, ControlState, Project
 from bastide.control.http.services import ask_node, instances_of, one
 from bastide.control.state import Control
+from bastide.control.view import moment
 from bastide.domain.errors import BastideError, Conflict, InvalidRequest, NotFound, TooLarge, Unavailable, Unsupported
 from bastide.domain.sources import SOURCE_BYTES_MAX, is_digest
 from bastide.domain.units import format_bytes
@@ -120,6 +121,42 @@ async def rollback(name: str, control: ControlState, project: Project) -> dict[s
         raise Conflict(f"{name} has nothing to go back to: no other generation of it has served")
     (written,) = control.loop.declare((target,))
     return {"name": name, "generation": written.generation}
+
+
+@router.get("/jobs")
+async def jobs(control: ControlState, project: Project, service: str | None = None) -> dict[str, Any]:
+    """Jobs and their last runs, the newest last. Times in ISO 8601."""
+    found = []
+    for (owner, name), desired in sorted(control.loop.services.items()):
+        app = (desired.serving_spec or desired.spec).app
+        if owner != project or app is None or app.job is None or service not in (None, name):
+            continue
+        state = control.jobs.state((owner, name))
+        runs = [
+            {
+                "run": run.number,
+                "generation": run.generation,
+                "cause": run.cause,
+                "began": moment(run.began_s),
+                "ended": moment(run.ended_s) if run.ended_s is not None else None,
+                "attempts": run.attempts,
+                "exit_code": run.exit_code,
+                "reason": run.reason,
+                "said": run.said,
+            }
+            for run in state.runs
+        ]
+        due = moment(state.due_s) if app.schedule and state.due_s is not None else None
+        running = control.jobs.is_running((owner, name))
+        found.append({"name": name, "schedule": app.schedule or None, "due": due, "running": running, "runs": runs})
+    return {"jobs": found}
+
+
+@router.post("/services/{name}/run")
+async def run(name: str, control: ControlState, project: Project) -> dict[str, Any]:
+    """Run a job now, beside its schedule."""
+    begun = control.jobs.ask(one(control, project, name))
+    return {"name": name, "run": begun.number}
 
 
 @router.post("/services/{name}/exec")

@@ -29,6 +29,7 @@ from bastide.domain.errors import (
     Problem,
     Unavailable,
 )
+from bastide.domain.identity import instance_id
 from bastide.domain.instances import InstanceReport
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.domain.plan import DesiredService
@@ -225,14 +226,16 @@ async def logs(name: str, control: ControlState, project: Project, after: str = 
     except ValueError:
         raise InvalidRequest("`after` must be the `next` of an earlier answer", param="after") from None
     parts = []
-    for report in instances_of(control, found):
+    names = [report.instance for report in instances_of(control, found)]
+    app = (found.serving_spec or found.spec).app
+    if app is not None and app.job is not None:  # it has a log, but no instance
+        names = [instance_id(project, name, found.serving_run or found.run_generation, 0)]
+    for instance in names:
         with contextlib.suppress(NotFound):
-            part = await ask_node(
-                control, "log", {"instance": report.instance, "after": places.get(report.instance, -16384)}
-            )
-            places[report.instance] = part["next"]
+            part = await ask_node(control, "log", {"instance": instance, "after": places.get(instance, -16384)})
+            places[instance] = part["next"]
             if part["text"]:
-                parts.append({"id": report.instance, "text": part["text"]})
+                parts.append({"id": instance, "text": part["text"]})
     return {"name": name, "parts": parts, "next": base64.urlsafe_b64encode(json.dumps(places).encode()).decode()}
 
 
