@@ -19,7 +19,6 @@ from house import House
 from bastide import Sandbox
 from bastide.domain.errors import BastideError, NotFound, Unsupported
 
-
 THOROUGH = bool(os.environ.get("BASTIDE_THOROUGH"))  # `make test-isolation`
 
 

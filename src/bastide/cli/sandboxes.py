@@ -46,6 +46,9 @@ def create(
     egress: Annotated[
         list[str] | None, typer.Option(help="A name, CIDR or set that may be reached, repeatable.")
     ] = None,
+    egress_tier: Annotated[
+        str | None, typer.Option(help="proxy (default), or packet: for any TCP client, needs root.")
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="What it may hold, such as 512MiB.")] = None,
     cpu: Annotated[float | None, typer.Option(help="Cores.")] = None,
     disk: Annotated[str | None, typer.Option(help="Size of its home, such as 1GiB; held in memory.")] = None,
@@ -54,7 +57,7 @@ def create(
 ) -> None:
     """Make one; prints its id."""
     made = Sandbox.create(
-        template, timeout=timeout, env=_pairs(env, "--env"), metadata=_pairs(metadata, "--metadata"), egress=egress,
+        template, timeout=timeout, env=_pairs(env, "--env"), metadata=_pairs(metadata, "--metadata"), egress=egress, egress_tier=egress_tier,
         memory=memory, cpu=cpu, disk=disk, tier=tier, client=client_of(context),
     )  # fmt: skip
     if json:

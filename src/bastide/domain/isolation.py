@@ -57,7 +57,8 @@ class Box:
     read-only; empty: the host's own /usr. `listens`: names of sockets inside (see ports.isolation.Isolation.address):
     the program finds the one of index N on file descriptor 3 + N where `BASTIDE_LISTEN_FDS` says how many there are, or
     binds it itself below `BASTIDE_LISTEN_DIRECTORY`. `egress_directory`: the host directory where the box's egress proxy listens on the socket
-    `proxy`, shown inside at /run/bastide/egress; empty: nothing leaves.
+    `proxy`, shown inside at /run/bastide/egress; empty: nothing leaves. `network_namespace`: the path of one to live in,
+    made by egress/wall.py; empty: one of its own, with nothing but loopback.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Box:
     limits: Limits = field(default_factory=Limits)
     listens: tuple[str, ...] = ()
     egress_directory: str = ""
+    network_namespace: str = ""
     hostname: str = "box"
 
 

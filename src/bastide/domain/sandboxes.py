@@ -26,10 +26,11 @@ class SandboxPhase(StrEnum):
 class EgressRules:
     """What may leave: each entry a name (`*.example.org` too), a CIDR, or the name of a set, with `:PORT` at will.
 
-    Empty: nothing leaves.
+    Empty: nothing leaves. `tier`: `proxy` (no root; HTTP and CONNECT clients) or `packet` (root; any TCP client).
     """
 
     allow: tuple[str, ...] = ()
+    tier: str = "proxy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class Proxy:
             if first:
                 out[1].write(first)
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pour(out[0], writer))
+                group.create_task(pour(out[0], writer))
                 group.create_task(self._pour_out(reader, out[1], one, tunnel))
         except* (OSError, asyncio.IncompleteReadError):
             pass
@@ -235,7 +235,7 @@ class Proxy:
                 break
             writer.write(seen)
             await writer.drain()
-        await _pour(reader, writer)
+        await pour(reader, writer)
 
 
 def _disagrees(seen: bytes, name: str) -> str | None:
@@ -251,7 +251,7 @@ def _disagrees(seen: bytes, name: str) -> str | None:
     return None
 
 
-async def _pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     while data := await source.read(POUR_BYTES):
         target.write(data)
         await target.drain()

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from bastide.domain.errors import Unsupported
 from bastide.domain.sandboxes import EgressRules
 from bastide.egress.proxy import Proxy
+from bastide.egress.wall import Wall, ports_of
 from bastide.policy.egress import parse
 
 
@@ -18,6 +20,7 @@ class Exits:
     def __init__(self, directory: Path, sets: Mapping[str, tuple[str, ...]], bastide: tuple[str, int] | None) -> None:
         self._directory, self._sets, self._bastide = directory, sets, bastide
         self._proxies: dict[str, Proxy] = {}
+        self._walls: dict[str, Wall] = {}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def directory(self, box: str) -> str:
@@ -28,11 +31,24 @@ class Exits:
         return str(folder)
 
     def check(self, rules: EgressRules) -> None:
-        """Raises InvalidRequest where they can't be read."""
-        parse(rules.allow, self._sets)
+        """Raises InvalidRequest where they can't be read, Unsupported where this tier is not to be had here."""
+        parsed = parse(rules.allow, self._sets)
+        if rules.tier == "packet":
+            ports_of(parsed)
+            if os.getuid() != 0:
+                raise Unsupported("the packet tier of egress needs Bastide to run as root; the proxy tier does not")
+
+    async def wall(self, box: str, rules: EgressRules, inside: int | None = None) -> str:
+        """Build a wall for a box that is about to start, or around one that lives; returns its namespace."""
+        wall = Wall(parse(rules.allow, self._sets), self._bastide)
+        await wall.build(inside)
+        self._walls[box] = wall
+        return wall.namespace
 
     async def open(self, box: str, project: str, rules: EgressRules) -> None:
         """Let out what the rules allow. Raises what `check` raises; then nothing leaves."""
+        if box in self._walls:
+            return  # it stands since before the box was started
         parsed = parse(rules.allow, self._sets)
         await self.shut(box, keep_directory=True)
         if parsed:
@@ -45,6 +61,8 @@ class Exits:
     async def change(self, box: str, rules: EgressRules) -> int:
         """From now on; returns how many open connections ended."""
         parsed = parse(rules.allow, self._sets)
+        if box in self._walls:
+            return await self._walls[box].change(parsed)
         proxy = self._proxies.get(box)
         if proxy is None:
             await self.open(box, "", rules)
@@ -52,6 +70,9 @@ class Exits:
         return proxy.change(parsed)
 
     async def shut(self, box: str, *, keep_directory: bool = False) -> None:
+        wall = self._walls.pop(box, None)
+        if wall is not None:
+            await wall.close()
         proxy = self._proxies.pop(box, None)
         if proxy is not None:
             await proxy.close()
@@ -59,5 +80,5 @@ class Exits:
             shutil.rmtree(self._directory / box, ignore_errors=True)
 
     async def close(self) -> None:
-        for box in list(self._proxies):
+        for box in [*self._proxies, *self._walls]:
             await self.shut(box)

@@ -89,6 +89,8 @@ class House:
                 running.frozen = sandbox.phase is SandboxPhase.LIGHT
                 kept.add(sandbox.box)
                 self._take(sandbox, now_s)
+                if sandbox.spec.egress.tier == "packet":
+                    await self.exits.wall(sandbox.box, sandbox.spec.egress, running.pid)
                 await self.exits.open(sandbox.box, sandbox.project, sandbox.spec.egress)
                 self._spawn(self.boxes.nudge(sandbox.box))  # it may have been being saved just then
             else:
@@ -165,7 +167,8 @@ class House:
         if image:
             return await self._begun(identity, project, key_id, spec, environment, image)
         kind = Kind(spec.template, spec.tier, spec.disk_bytes)
-        running = self.pool.take(kind)
+        walled = spec.egress.tier == "packet"
+        running = None if walled else self.pool.take(kind)
         if running is not None:
             box = replace(running.box, limits=spec.limits)
             try:
@@ -175,16 +178,30 @@ class House:
                 raise
             running.box = box
         else:
-            box = self._box(kind, spec.limits)
-            await self.boxes.start(box)
+            box = await self._fitted(self._box(kind, spec.limits), spec)
+            await self._guarded(box, self.boxes.start(box))
         return await self._settled(identity, project, key_id, spec, environment, box)
 
     async def _begun(
         self, identity: str, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str], image: str
     ) -> Sandbox:
-        box = self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
-        await self.boxes.restore(box, str(self.records.image(image)))
+        box = await self._fitted(self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits), spec)
+        await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
         return await self._settled(identity, project, key_id, spec, environment, box)
+
+    async def _fitted(self, box: Box, spec: SandboxSpec) -> Box:
+        """The box with its wall, where it is to have one: before it starts, for a namespace can't be changed later."""
+        if spec.egress.tier != "packet":
+            return box
+        return replace(box, network_namespace=await self.exits.wall(box.name, spec.egress), egress_directory="")
+
+    async def _guarded(self, box: Box, starting: Coroutine[Any, Any, Any]) -> None:
+        """A start that leaves no way out behind where it fails."""
+        try:
+            await starting
+        except BaseException:
+            await asyncio.shield(self.exits.shut(box.name))
+            raise
 
     async def _settled(
         self, identity: str, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str], box: Box
@@ -320,6 +337,8 @@ class House:
 
     async def set_egress(self, live: Live, rules: EgressRules) -> Sandbox:
         """At once, for open connections too; recorded before it is acknowledged."""
+        if rules.tier != live.sandbox.spec.egress.tier:
+            raise Conflict("the tier of egress is chosen when a sandbox is made; its rules can be changed at any time")
         self.exits.check(rules)
         live.sandbox = replace(live.sandbox, spec=replace(live.sandbox.spec, egress=rules))
         await asyncio.to_thread(self.records.keep, live.sandbox)
@@ -368,9 +387,9 @@ class House:
             if live.sandbox.phase is not SandboxPhase.PAUSED:
                 return live.sandbox
             spec, image = live.sandbox.spec, live.sandbox.image
-            box = self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
+            box = await self._fitted(self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits), spec)
             await self.exits.open(box.name, live.sandbox.project, spec.egress)
-            await self.boxes.restore(box, str(self.records.image(image)))
+            await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
             self._move(live, SandboxPhase.RUNNING, "resumed", image="", box=box.name)
             await asyncio.to_thread(self.snapshots.drop, image)
         return live.sandbox

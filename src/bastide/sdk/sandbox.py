@@ -128,6 +128,7 @@ class Sandbox:
         env: dict[str, str] | None = None,
         metadata: dict[str, str] | None = None,
         egress: Words | None = None,
+        egress_tier: str | None = None,
         memory: str | None = None,
         cpu: float | None = None,
         processes: int | None = None,
@@ -139,7 +140,7 @@ class Sandbox:
         line = client or Client.discover()
         wanted = {
             "template": template, "timeout": timeout, "env": env or {}, "metadata": metadata or {},
-            "egress": egress or [], "memory": memory, "cpu": cpu, "processes": processes, "disk": disk, "tier": tier,
+            "egress": egress or [], "egress_tier": egress_tier, "memory": memory, "cpu": cpu, "processes": processes, "disk": disk, "tier": tier,
         }  # fmt: skip
         body = {name: value for name, value in wanted.items() if value is not None}
         return cls(line, line.transport.ask("POST", "/api/v1/sandboxes", {"project": line.project}, body))

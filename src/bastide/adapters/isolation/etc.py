@@ -17,9 +17,17 @@ FILES = {
     "group": f"root:x:0:\nuser:x:{USER}:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost box\n::1 localhost\n",
     "resolv.conf": "# No resolver: names are resolved by the egress proxy, where egress is allowed at all.\n",
+    "resolv.packet.conf": "nameserver 127.0.0.53\noptions timeout:2 attempts:2\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "hostname": "box\n",
 }
+
+
+def source_of(name: str, walled: bool) -> str | None:
+    """Which of FILES is shown as /etc/`name`; None: none is. `walled`: behind a wall that answers for names."""
+    if name == "resolv.packet.conf":
+        return None
+    return "resolv.packet.conf" if walled and name == "resolv.conf" else name
 
 
 def make(directory: Path) -> None:

@@ -32,7 +32,7 @@ from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier
 SOCKETS_BYTES = 64 * 1024  # of the directory where a box binds its sockets: it holds nothing else
 CONTAINER = "box"
 FLAGS = (
-    "--root=/state", "--platform=systrap", "--network=none", "--ignore-cgroups", "--host-uds=all", "--overlay2=none",
+    "--root=/state", "--platform=systrap", "--ignore-cgroups", "--host-uds=all", "--overlay2=none",
     "--net-disconnect-ok",
 )  # fmt: skip
 CAPABILITIES = (
@@ -86,6 +86,7 @@ class GvisorIsolation(Boxed):
         argv = (
             "/runsc",
             *FLAGS,
+            *_network(box),
             "checkpoint",
             "--compression=none",
             "--leave-running",
@@ -130,7 +131,8 @@ class GvisorIsolation(Boxed):
         told.chmod(0o755)
         opened = _Opened()
         words = [
-            "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent",
+            "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
+            *(() if box.network_namespace else ("--unshare-net",)), "--die-with-parent",
             "--new-session", "--uid", "0", "--gid", "0", "--cap-add", "ALL",
             "--tmpfs", "/", "--ro-bind", opened(self._program), "/runsc", "--dir", "/state", "--dir", "/tmp",
             "--size", str(SOCKETS_BYTES), "--tmpfs", "/sockets", "--proc", "/proc", "--dev", "/dev", "--dir", "/root",
@@ -145,13 +147,14 @@ class GvisorIsolation(Boxed):
         words += ["--bind", opened(images), "/image"]
         if image:
             words += ["--ro-bind", opened(image), "/restore"]
-        words += ["--", "/runsc", *FLAGS, *command]
+        words += ["--", "/runsc", *FLAGS, *_network(box), *command]
         return BoxLaunch(
             program=self._bubblewrap,
             argv=("bwrap", *words),
             environment=(("PATH", "/"), ("HOME", "/tmp")),
             opened=tuple(opened.paths),
             group_files=self._folders.groups.make(box.name, box.limits),
+            network_namespace=box.network_namespace,
             user=user,
         )
 
@@ -179,7 +182,9 @@ class GvisorIsolation(Boxed):
                 if os.path.exists(name):
                     words += ["--ro-bind", opened(name), f"/rootfs{name}"]
             for name in etc.FILES:
-                words += ["--ro-bind", opened(self._folders.data / "etc" / name), f"/rootfs/etc/{name}"]
+                source = etc.source_of(name, bool(box.network_namespace))
+                if source is not None:
+                    words += ["--ro-bind", opened(self._folders.data / "etc" / source), f"/rootfs/etc/{name}"]
         for place in ("proc", "dev", "tmp", "run", "root", "sys"):
             words += ["--dir", f"/rootfs/{place}"]
         words += ["--dir", f"/rootfs{etc.HOME}"]
@@ -213,6 +218,8 @@ class _Opened:
 
 
 def _bundle(box: Box, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    # Behind a wall it stays in the namespace it was started in; a network of its own would lead nowhere at all.
+    kinds = ("pid", "ipc", "uts", "mount", *(() if box.network_namespace else ("network",)))
     environment = [*box.environment, ("BASTIDE_LISTEN_DIRECTORY", "/run/bastide/sockets")]
     return {
         "ociVersion": "1.2.0",
@@ -231,8 +238,13 @@ def _bundle(box: Box, mounts: list[dict[str, Any]]) -> dict[str, Any]:
         "root": {"path": "/rootfs", "readonly": True},
         "hostname": box.hostname,
         "mounts": mounts,
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        "linux": {"namespaces": [{"type": kind} for kind in kinds]},
     }
+
+
+def _network(box: Box) -> tuple[str, ...]:
+    """Behind a wall the host's own sockets are used, in a namespace that leads nowhere but to us; else there are none."""
+    return ("--network=host",) if box.network_namespace else ("--network=none",)
 
 
 def _room(pid: int) -> int:

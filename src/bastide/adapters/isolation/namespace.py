@@ -90,6 +90,7 @@ class NamespaceIsolation(Boxed):
             read=(str(self._folders.filter),),
             listens=listens,
             group_files=self._folders.groups.make(box.name, box.limits),
+            network_namespace=box.network_namespace,
             user=box_user(box.name),
         )
 
@@ -120,7 +121,8 @@ class _Opened:
 
 def _namespaces(arguments: _Arguments, box: Box) -> None:
     arguments.add(
-        "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net",
+        "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+        *(() if box.network_namespace else ("--unshare-net",)),
         "--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
         "--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", box.hostname,
     )  # fmt: skip
@@ -148,7 +150,9 @@ def _view(arguments: _Arguments, opened: _Opened, box: Box, etc_directory: Path)
             if os.path.exists(name):
                 arguments.add("--ro-bind", opened(name), name)
         for name in etc.FILES:
-            arguments.add("--ro-bind", opened(etc_directory / name), f"/etc/{name}")
+            source = etc.source_of(name, bool(box.network_namespace))
+            if source is not None:
+                arguments.add("--ro-bind", opened(etc_directory / source), f"/etc/{name}")
     arguments.add("--proc", "/proc", "--dev", "/dev", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm")
     for scratch in scratches(box):
         arguments.add("--size", str(scratch.bytes_max), "--perms", "0755", "--tmpfs", scratch.target)

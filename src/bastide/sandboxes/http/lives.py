@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -35,7 +35,14 @@ class CreateBody(BaseModel, extra="forbid"):
     egress: list[str] = Field(
         default_factory=list, description="Names, CIDRs or sets that may be reached; nothing else is"
     )
-    memory: str | None = Field(default=None, description="A size; what it may hold in memory, its files included (512MiB where that can be enforced)", examples=["512MiB"])
+    egress_tier: Literal["proxy", "packet"] = Field(
+        default="proxy", description="proxy: for HTTP and CONNECT clients; packet (root): for any TCP client"
+    )
+    memory: str | None = Field(
+        default=None,
+        description="A size; what it may hold in memory, its files included (512MiB where that can be enforced)",
+        examples=["512MiB"],
+    )
     cpu: float | None = Field(default=None, gt=0, le=1024, description="Cores")
     processes: int | None = Field(default=None, ge=8, le=100_000)
     disk: str | None = Field(
@@ -75,6 +82,7 @@ def sandbox_view(sandbox: Sandbox) -> dict[str, Any]:
         "tier": sandbox.spec.tier.value,
         "metadata": dict(sandbox.spec.metadata),
         "egress": list(sandbox.spec.egress.allow),
+        "egress_tier": sandbox.spec.egress.tier,
         "limits": {
             "memory_bytes": limits.memory_bytes or "unlimited",
             "cpu": limits.cpu or "unlimited",
@@ -128,7 +136,7 @@ async def create(body: CreateBody, house: TheHouse, asked: TheCaller) -> dict[st
         tier=body.tier or house.settings.default_tier,
         timeout_s=body.timeout,
         metadata=tuple(sorted(body.metadata.items())),
-        egress=EgressRules(tuple(body.egress)),
+        egress=EgressRules(tuple(body.egress), body.egress_tier),
         limits=Limits(memory, body.cpu, processes),
         disk_bytes=DISK_BYTES if disk is None else disk,
     )
@@ -174,7 +182,7 @@ async def set_timeout(body: TimeoutBody, live: TheLive, house: TheHouse) -> dict
 @router.put("/sandboxes/{sandbox}/egress")
 async def set_egress(body: EgressBody, live: TheLive, house: TheHouse) -> dict[str, Any]:
     """What may be reached from now on; open connections that are no longer allowed end at once."""
-    return sandbox_view(await house.set_egress(live, EgressRules(tuple(body.allow))))
+    return sandbox_view(await house.set_egress(live, EgressRules(tuple(body.allow), live.sandbox.spec.egress.tier)))
 
 
 @router.get("/sandboxes/{sandbox}/metrics")
