@@ -13,7 +13,7 @@ from test_sandbox_egress import client_hello, own_address
 from test_sandbox_kill import kill_sandboxes, patiently
 
 from bastide import Sandbox
-from bastide.domain.errors import Conflict, InvalidRequest
+from bastide.domain.errors import Conflict, InvalidRequest, Unsupported
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the packet tier of egress needs root")
 
@@ -116,6 +116,14 @@ def test_what_can_not_be_is_refused(make: Callable[..., Sandbox], tier: str) -> 
     sandbox = make(tier=tier)
     with pytest.raises((Conflict, InvalidRequest)):
         sandbox._client.transport.ask("PUT", f"{sandbox._path}/egress", None, {"allow": [], "tier": "packet"})
+
+
+def test_one_that_can_not_be_saved_says_so(make: Callable[..., Sandbox], pausing_tier: str) -> None:
+    sandbox = make(tier=pausing_tier, egress=["bastide"], egress_tier="packet")
+    for call in (sandbox.pause, sandbox.snapshot, sandbox.fork):
+        with pytest.raises(Unsupported, match="packet tier"):
+            call()
+    assert sandbox.exec("echo well").stdout == "well\n"
 
 
 def test_the_inside_can_not_undo_it(make: Callable[..., Sandbox], tier: str) -> None:

@@ -365,9 +365,18 @@ class House:
 
     # --- rest, save, bring back ------------------------------------------------------------------------------------
 
+    def _check_saves(self, live: Live) -> None:
+        """Raises Unsupported, by name, where this one can't be saved."""
+        self.boxes.pauses(live.sandbox.spec.tier)
+        if live.sandbox.spec.egress.tier == "packet":
+            raise Unsupported(
+                "a sandbox with the packet tier of egress can't be saved: gVisor saves none that uses the host's sockets; "
+                "make it with the proxy tier"
+            )
+
     async def pause(self, live: Live) -> Sandbox:
         """Save it with its processes and end them; any use brings it back."""
-        self.boxes.pauses(live.sandbox.spec.tier)
+        self._check_saves(live)
         async with live.lock:
             if live.sandbox.phase is SandboxPhase.PAUSED:
                 return live.sandbox
@@ -396,7 +405,7 @@ class House:
 
     async def snapshot(self, live: Live, name: str) -> Snapshot:
         """Save it while it runs on."""
-        self.boxes.pauses(live.sandbox.spec.tier)
+        self._check_saves(live)
         async with self.using(live) as box, live.lock:
             saved = await self.boxes.save(box)
             try:
@@ -502,7 +511,9 @@ class House:
 
     def _idle(self, live: Live) -> Idle:
         phase = live.sandbox.phase
-        pauses = bool(getattr(self.boxes.tier(live.sandbox.spec.tier), "pauses", False))
+        pauses = live.sandbox.spec.egress.tier != "packet" and bool(
+            getattr(self.boxes.tier(live.sandbox.spec.tier), "pauses", False)
+        )
         return Idle(
             phase is SandboxPhase.RUNNING,
             phase is SandboxPhase.LIGHT,
