@@ -345,3 +345,58 @@ def test_a_node_app(town: Town) -> None:
     end = town.deploy("node", {"server.js": server, "package.json": '{"name": "x"}'}, public=True)
     assert not end["failed"], end
     assert town.ask("node", "/a", key=None)[2] == b"node /a"
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_more_at_once_wake_another_instance(town: Town) -> None:
+    end = town.deploy("wide", {"main.py": SMALL}, replicas="0..2", target={"in_flight": 1})
+    assert not end["failed"], end
+
+    async def both() -> set[int]:
+        answers = await asyncio.gather(*(asyncio.to_thread(town.json, "wide", "/slow") for _ in range(6)))
+        return {instance["pid"] for instance in town.house.client.service("wide")["instances"] if answers}
+
+    assert len(asyncio.run(both()) - {None}) == 2
+
+
+def test_a_wait_is_bounded_in_time_and_number(town: Town) -> None:
+    slow = "import time; time.sleep(1)\n" + SMALL
+    assert not town.deploy("slow", {"main.py": slow}, hold={"wait": "200ms", "queue": 1})["failed"]
+    town.house.client.sleep("slow")
+
+    async def three() -> list[int]:
+        return sorted(
+            [status for status, _, _ in await asyncio.gather(*(asyncio.to_thread(town.ask, "slow") for _ in range(3)))]
+        )
+
+    assert asyncio.run(three()) == [429, 429, 503]
+    until(lambda: town.ask("slow")[0] == 200)
+
+
+def test_a_limit_on_memory_holds_or_is_refused(town: Town) -> None:
+    greedy = "import os\nkept = []\n" + SMALL.replace(
+        "class Handler", "def eat():\n    kept.append(b'x' * 300_000_000)\nclass Handler", 1
+    )
+    greedy = greedy.replace('if self.path == "/exit"', 'if self.path == "/eat": eat()\n        if self.path == "/exit"')
+    end = town.deploy("greedy", {"main.py": greedy}, resources={"memory": "128MiB"})
+    if end["failed"]:
+        assert "can't be enforced here" in end["reason"]
+        return
+    assert town.json("greedy")["mark"] == "first"
+    assert town.ask("greedy", "/eat")[0] == 502
+    until(lambda: town.ask("greedy")[0] == 200)
+
+
+def test_an_app_behind_a_kernel_of_its_own(town: Town) -> None:
+    end = town.deploy("walled", {"main.py": SMALL}, isolation="gvisor", health={"path": "/health"})
+    if end["failed"]:
+        assert "does not hold on this machine" in end["reason"], end
+        pytest.skip("the gvisor tier does not hold here")
+    assert town.json("walled", "/x", method="POST", body=b"y" * 1_000_000) == {"count": 1_000_000}
+    models = "import os,urllib.request as u;r=u.Request(os.environ['OPENAI_BASE_URL']+'/models',headers={'Authorization':'Bearer '+os.environ['BASTIDE_API_KEY']});print(u.urlopen(r).status)"
+    assert _run(town, "walled", ["python", "-c", models]) == (0, b"200\n")
+    for rung in ("frozen", "deep"):
+        town.house.client.sleep("walled", rung)
+        assert town.json("walled")["mark"] == "first"

@@ -225,7 +225,7 @@ class Gateway:
             if name not in HOP_BY_HOP:
                 lines += (name, b": ", value, b"\r\n")
         told = b"x-request-id: %b\r\n" % request.identity
-        return Relay(self.pool, connection, request, b"".join(lines), told, self.settings.limits.answer_s_max)
+        return Relay(self.pool, connection, request, b"".join(lines), told, self.settings.limits)
 
     def _caller(self, request: Request, own: bytes | None = None) -> KeyGrant:
         """The key that asks. `own`: it was found elsewhere than in the Authorization header."""

@@ -137,8 +137,10 @@ class AppCall:
                     (time.monotonic() - self._began) * 1000,
                     self._wake_s * 1000,
                 )
-                limit_s = self._gateway.settings.limits.answer_s_max
-                self._relay = Relay(self._gateway.pool, self._connection, self._request, self._head(), told, limit_s)
+                self._relay = Relay(
+                    self._gateway.pool, self._connection, self._request, self._head(), told,
+                    self._gateway.settings.limits, lambda slot=slot: slot.draining is not None,  # type: ignore[misc]
+                )  # fmt: skip
                 await self._relay.run(lease.endpoint)
                 return
             except EngineLost as error:

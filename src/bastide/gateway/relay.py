@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from bastide.domain.errors import BastideError, EngineLost
 from bastide.gateway import wire
 from bastide.gateway.client import ClientConnection
 from bastide.gateway.request import Request
+from bastide.gateway.settings import GatewayLimits
 from bastide.gateway.upstream import Endpoint, Pool, Upstream
 
 HOP_BY_HOP = frozenset(
@@ -23,23 +25,39 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 
+_NEVER = float("inf")
+
+
 class NotReached(EngineLost):
     """Nobody took the connection: nothing was asked, so it may be asked elsewhere, or once more."""
 
 
 class Relay:
-    """`head`: the request's head, up to what says how long its body is. `told`: header lines of ours for the answer."""
+    """`head`: the request's head, up to what says how long its body is. `told`: header lines of ours for the answer.
+
+    `is_wanted_back`: whether its instance is to be let go. An answer is finished first; a tunnel has no end of its own, and
+    is given `limits.tunnel_drain_s`.
+    """
 
     def __init__(
-        self, pool: Pool, connection: ClientConnection, request: Request, head: bytes, told: bytes, answer_s_max: float
-    ) -> None:
+        self, pool: Pool, connection: ClientConnection, request: Request, head: bytes, told: bytes,
+        limits: GatewayLimits, is_wanted_back: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._tunnel_drain_s, self._is_wanted_back = limits.tunnel_drain_s, is_wanted_back
         self._pool, self._connection, self._request, self._head, self._told = pool, connection, request, head, told
         self._upstream: Upstream | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks_in = self._chunks_out = False
         self.has_head = False
         self.is_tunnel = False
-        self.deadline = time.monotonic() + answer_s_max
+        self._deadline = time.monotonic() + limits.answer_s_max
+
+    @property
+    def deadline(self) -> float:
+        """When it has taken too long. Looked at about once a second."""
+        if self.is_tunnel and self._deadline == _NEVER and self._is_wanted_back():
+            self._deadline = time.monotonic() + self._tunnel_drain_s
+        return self._deadline
 
     async def run(self, endpoint: Endpoint) -> None:
         """Until the answer is complete. Raises EngineLost; nothing has reached the client then unless `has_head`."""
@@ -164,7 +182,7 @@ class Relay:
         protocol = next((value for name, value in headers if name == b"upgrade"), b"websocket")
         lines.append(b"connection: upgrade\r\nupgrade: %b\r\n\r\n" % protocol)
         self.has_head = self.is_tunnel = self._request.closes = True
-        self.deadline = float("inf")
+        self._deadline = _NEVER
         self._connection.write(b"".join(lines))
         if self._request.feed is not None:
             self._request.feed.attach(self)
@@ -187,7 +205,12 @@ class Relay:
         self._fail(EngineLost(f"it broke off: {reason}", retry_after_s=1.0))
 
     def late(self) -> None:
-        """It took longer than any answer may."""
+        """It took longer than any answer may, or than a tunnel may be waited for."""
+        if self.is_tunnel and not self._done.done():
+            if self._upstream is not None:
+                self._upstream.close()
+            self._done.set_result(None)
+            return
         self._fail(EngineLost("its answer did not end in time"))
 
     def _fail(self, error: BastideError) -> None:

@@ -17,6 +17,7 @@ class GatewayLimits:
     idle_s_max: float = 120.0  # between requests, and for a client that stops reading its answer
     connections_max: int = 4096
     answer_s_max: float = 3600.0  # from forwarding to the last byte
+    tunnel_drain_s: float = 30.0  # how long a WebSocket keeps an instance that is to be let go
     answer_bytes_max: int = 64 * 2**20  # of an answer that is not streamed
 
 

@@ -6,6 +6,7 @@ Owns the wire to the upstream side. It never retries and never reads a body: pie
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections import deque
@@ -71,7 +72,8 @@ class Sink(Protocol):
 class Watched(Protocol):
     """Someone with a deadline, on the monotonic clock."""
 
-    deadline: float
+    @property
+    def deadline(self) -> float: ...
 
     def late(self) -> None: ...
 
@@ -278,7 +280,15 @@ class Pool:
         """A fresh connection. OSError (TimeoutError among them) where it can't be had."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_S_MAX):
-            if endpoint.path:
+            if endpoint.path.startswith("/proc/"):
+                # In a box's own view of files: what is laid there from inside may be a link to somebody else's socket.
+                descriptor = os.open(endpoint.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    leads = f"/proc/self/fd/{descriptor}"
+                    _, upstream = await loop.create_unix_connection(lambda: Upstream(self, endpoint), leads)
+                finally:
+                    os.close(descriptor)
+            elif endpoint.path:
                 _, upstream = await loop.create_unix_connection(lambda: Upstream(self, endpoint), endpoint.path)
             else:
                 context = _tls_context() if endpoint.tls else None

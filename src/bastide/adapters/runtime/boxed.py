@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from bastide.adapters.isolation.tree import connect_path
 from bastide.adapters.runtime import boxline, proc
 from bastide.adapters.runtime.http import ask
 from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, Unsupported
@@ -130,9 +131,10 @@ class Boxes:
             "op": "serve", "argv": list(serving.argv), "cwd": serving.directory, "port": serving.port,
             "env": dict(serving.environment), **door,
         }  # fmt: skip
-        agent = self.address(launch, pid, "agent")
+        agent = ""
         while not died.done():
             try:
+                agent = self.address(launch, pid, "agent")  # where it is may be known only once it is there
                 await boxline.ask(agent, {"op": "hello"})
                 break
             except (OSError, EngineLost):
@@ -154,7 +156,11 @@ class Boxes:
             if health.path is None:
                 await boxline.ask(self.address(launch, pid, "agent"), {"op": "connect", "port": port}, health.timeout_s)
                 return None
-            status, _ = await ask(self.address(launch, pid, "app"), "", Ask("GET", health.path), health.timeout_s)
+            leads, descriptor = connect_path(self.address(launch, pid, "app"))
+            try:
+                status, _ = await ask(leads, "", Ask("GET", health.path), health.timeout_s)
+            finally:
+                os.close(descriptor)
         except TimeoutError:
             return f"it did not answer within {health.timeout_s:g} s"
         except (OSError, ValueError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
 
+from bastide.adapters.isolation.tree import connect_path
 from bastide.domain.errors import EngineGarbage, EngineLost, InvalidRequest
 from bastide.inside import wire
 
@@ -20,7 +22,11 @@ class BoxLine:
 
     @classmethod
     async def open(cls, path: str, question: dict[str, Any]) -> BoxLine:
-        reader, writer = await asyncio.open_unix_connection(path, limit=2 * wire.FRAME_BYTES_MAX)
+        leads, descriptor = connect_path(path)
+        try:
+            reader, writer = await asyncio.open_unix_connection(leads, limit=2 * wire.FRAME_BYTES_MAX)
+        finally:
+            os.close(descriptor)
         writer.write(json.dumps(question).encode() + b"\n")
         return cls(reader, writer)
 
