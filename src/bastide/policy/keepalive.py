@@ -5,8 +5,8 @@ minute is spent warm when that chance times what a cold start is worth is more t
 a busy service warm, lets one with a period go at once and has it back in time, and gives up on one that is done for.
 
 The knob is the exchange rate: how much idle warm time one cold start is worth. The chances are learned from the gaps
-between the service's own requests, first from those that followed a gap like the last one, then from all, then, while
-little was seen, from a law without a scale (the longer nothing came, the longer nothing will: Pareto's).
+between the service's own requests: from those that followed two gaps like the last two, then one like the last, then from
+all, then, while little was seen, from a law without a scale (the longer nothing came, the longer nothing will: Pareto's).
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ WORTH_S = 60 * 60.0
 HORIZON_BINS = 1440
 # The law without a scale: the chance falls with the time gone by as TAIL / (minutes + TAIL).
 TAIL = 0.3
-# How many gaps must have been seen to weigh as much as that law, and, after a gap like the last one, as much as all gaps.
+# How many gaps must have been seen to weigh as much as that law; and how many after gaps like the last one (or two), to
+# weigh as much as all.
 LAW_GAPS = 30.0
-ALL_GAPS = 6.0
+ALL_GAPS = 10.0
+# Of pairs of gaps only so many are remembered; the oldest goes.
+PAIRS_MAX = 512
 # A gap says something of its neighbours too: what comes every hour comes a minute early or late.
 NEIGHBOUR = 0.2
 # Gaps count as alike within this ratio.
@@ -51,13 +54,13 @@ class _Gaps:
 
 
 class Rhythm:
-    """What is remembered of one service's arrivals. Bounded: some thirty kinds of gap, at most a day of bins each."""
+    """What is remembered of one service's arrivals. Bounded: some thirty kinds of gap and PAIRS_MAX pairs of them, at most a day of bins each."""
 
     def __init__(self, bin_s: float = BIN_S) -> None:
         self.bin_s = bin_s
         self._all = _Gaps()
-        self._after: dict[int, _Gaps] = {}
-        self._last: int | None = None
+        self._after: dict[tuple[int, ...], _Gaps] = {}
+        self._last: tuple[int, ...] = ()  # the kinds of the last two gaps
 
     @property
     def gaps_seen(self) -> int:
@@ -69,21 +72,31 @@ class Rhythm:
         if gap < 1:
             return
         self._all.add(gap)
-        if self._last is not None:
-            self._after.setdefault(self._last, _Gaps()).add(gap)
-        self._last = gap if gap <= 4 else int(4 + math.log(gap / 4) / math.log(ALIKE))
+        for known in self._contexts():
+            self._after.setdefault(known, _Gaps()).add(gap)
+        if len(self._after) > PAIRS_MAX:
+            del self._after[next(pair for pair in self._after if len(pair) == 2)]
+        kind = gap if gap <= 4 else int(4 + math.log(gap / 4) / math.log(ALIKE))
+        self._last = (*self._last[-1:], kind)
+
+    def _contexts(self) -> tuple[tuple[int, ...], ...]:
+        """The last gap's kind, and those of the last two, where there were so many."""
+        if len(self._last) == 2:
+            return self._last[1:], self._last
+        return (self._last,) if self._last else ()
 
     def chances(self) -> Iterator[float]:
         """For the first bin after the last request, the second and so on: the chance that the next comes just then,
         given that none came before."""
         seen, total = self._all.counts, self._all.total
-        alike = self._after.get(self._last, _Gaps()) if self._last is not None else _Gaps()
+        alike = [self._after[known] for known in self._contexts() if known in self._after]
         left, law_left = 1.0, 1.0
         for bin_ in range(1, HORIZON_BINS + 1):
             law = law_left * TAIL / (bin_ + TAIL)
             law_left -= law
             chance = (seen.get(bin_, 0.0) + LAW_GAPS * law) / (total + LAW_GAPS)
-            chance = (alike.counts.get(bin_, 0.0) + ALL_GAPS * chance) / (alike.total + ALL_GAPS)
+            for gaps in alike:
+                chance = (gaps.counts.get(bin_, 0.0) + ALL_GAPS * chance) / (gaps.total + ALL_GAPS)
             yield chance / left if left > chance else 1.0
             left = max(left - chance, 1e-12)
 
