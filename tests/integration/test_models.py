@@ -343,9 +343,12 @@ def test_a_backup_is_restored_elsewhere(shared: House, make_house: Callable[...,
 
 
 def test_everything_is_private(shared: House) -> None:
+    # Boxes run as users of their own and are shown the door itself; the way to it on the host is private.
+    shown = shared.data / "sockets" / "door"
+    assert shown.parent.stat().st_mode & 0o077 == 0
     for path in shared.data.rglob("*"):
         mode = path.lstat().st_mode
-        assert not mode & 0o077 or stat.S_ISSOCK(mode), f"{path} is {oct(mode)}"
+        assert not mode & 0o077 or stat.S_ISSOCK(mode) or path == shown, f"{path} is {oct(mode)}"
     assert shared.data.stat().st_mode & 0o077 == 0
     secret = "a prompt nobody may read in a log"
     shared.ask(secret)
