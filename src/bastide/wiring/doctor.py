@@ -115,11 +115,24 @@ def _groups() -> list[Finding]:
     version2 = Path("/sys/fs/cgroup/cgroup.controllers")
     if version2.exists():
         controllers = version2.read_text().split()
-        return [Finding("limits", "cgroups", "ok", f"version 2: {', '.join(controllers)}")]
+        return [_enforced(f"version 2: {', '.join(controllers)}")]
     version1 = [name for name in ("memory", "cpu", "pids", "freezer") if Path(f"/sys/fs/cgroup/{name}").is_dir()]
     if version1:
-        return [Finding("limits", "cgroups", "ok", f"version 1: {', '.join(version1)}")]
+        return [_enforced(f"version 1: {', '.join(version1)}")]
     return [Finding("limits", "cgroups", "lacks", "none mounted")]
+
+
+def _enforced(there: str) -> Finding:
+    """What of it is ours to use: a limit that is not is refused."""
+    from bastide.adapters.isolation.groups import Groups
+
+    groups = Groups(f"doctor-{os.getpid()}")
+    limits = ", ".join(sorted(groups.enforces))
+    groups.remove_all()
+    if limits:
+        return Finding("limits", "cgroups", "ok", f"{there}; limits that can be enforced: {limits}")
+    mend = "run as root, or under systemd with Delegate=yes"
+    return Finding("limits", "cgroups", "lacks", f"{there}; none is ours to use, so limits are refused", mend)
 
 
 def _rungs() -> list[Finding]:

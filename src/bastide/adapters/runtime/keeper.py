@@ -29,6 +29,7 @@ from typing import Any
 
 LOCK_S_MAX = 2.0
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 MADV_PAGEOUT = 21
 SYS_PIDFD_OPEN = 434
 SYS_PROCESS_MADVISE = 440
@@ -450,6 +451,7 @@ class Keeper:
 
 
 def main() -> None:
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a box's first process leaves behind is ours to bury
     path, *libraries = sys.argv[1:]
     lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + LOCK_S_MAX
