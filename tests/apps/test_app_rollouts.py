@@ -79,6 +79,18 @@ def test_the_way_back(town: Town) -> None:
     assert town.json("back")["mark"] == "two"
 
 
+def test_builds_that_nobody_needs_are_collected_and_the_way_back_is_not(town: Town) -> None:
+    client = town.house.client
+    for mark in ("one", "two", "three"):
+        assert not town.deploy("tidy", generation(mark))["failed"]
+    sources = town.house.data / "builds" / "sources"
+    before = len(list(sources.iterdir()))
+    assert client.collect_builds(0)["removed"] >= 1 and len(list(sources.iterdir())) < before
+    client.rollback("tidy")
+    list(client.progress(["tidy"]))
+    assert town.json("tidy")["mark"] == "two"
+
+
 def test_the_same_again_changes_nothing(town: Town) -> None:
     assert not town.deploy("same", generation("one"))["failed"]
     before = town.json("same")["pid"], town.house.client.service("same")["generation"]

@@ -5,7 +5,9 @@ A key belongs to one instance and one life of it: made at its start, known here 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,17 @@ from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.lifecycle import Phase
 from bastide.domain.sources import is_digest
 from bastide.domain.spec import ServiceSpec
+from bastide.domain.units import format_bytes
 from bastide.policy.egress import parse as parse_egress
+from bastide.ports.builds import Collected
 
 if TYPE_CHECKING:
     from bastide.control.state import Control
 
+_log = logging.getLogger("bastide.control")
 KEY_ID_PREFIX = "app-"
+COLLECT_EVERY_S = 12 * 3600.0
+KEPT_S = 24 * 3600.0
 _GONE = (Phase.OFF, Phase.DEEP, Phase.FAILED)
 
 
@@ -74,6 +81,35 @@ def forget_keys_of_the_gone(control: Control, reports: list[InstanceReport]) -> 
     for report in reports:
         if report.phase in _GONE and key_id(report.instance) in held:
             forget_key(control, report.instance)
+
+
+async def collect(control: Control, kept_s: float) -> Collected:
+    """Remove sources and builds that no service needs: not what serves, not what a rollback leads to."""
+    builds = control.loop.builds
+    if builds is None:
+        return Collected(0, 0)
+    specs = [
+        spec
+        for service in control.loop.services.values()
+        for spec in (service.spec, service.serving_spec, service.previous_spec)
+        if spec is not None
+    ]
+    used = [spec.app for spec in specs if spec.app is not None]
+    gone = await asyncio.to_thread(builds.collect, used, kept_s)
+    control.loop.forget_builds()
+    return gone
+
+
+async def collect_forever(control: Control) -> None:
+    """Twice a day, what nobody has used for a day."""
+    while True:
+        await asyncio.sleep(COLLECT_EVERY_S)
+        try:
+            gone = await collect(control, KEPT_S)
+            if gone.removed:
+                _log.info("%d unused builds gave back %s", gone.removed, format_bytes(gone.given_back_bytes))
+        except OSError as error:
+            _log.warning("unused builds can't be collected: %s", error)
 
 
 def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]:

@@ -134,6 +134,7 @@ def _control(launch: Launch, places: Places) -> None:
     from bastide.adapters.link.unix import connect, serve
     from bastide.adapters.store.sqlite import SqliteStore
     from bastide.adapters.vault.aead import FileKeyVault
+    from bastide.control.apps import collect_forever
     from bastide.control.http.application import application
     from bastide.control.settings import ControlSettings
     from bastide.control.state import Control
@@ -180,6 +181,7 @@ def _control(launch: Launch, places: Places) -> None:
                 group.create_task(control.dial_forever(connect))
                 group.create_task(control.push_forever())
                 group.create_task(control.jobs.run())
+                group.create_task(collect_forever(control))
                 group.create_task(meter.fold_forever())
                 group.create_task(server._serve())
 

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from bastide.adapters.runtime.boxline import BoxLine
+from bastide.control import apps
 from bastide.control.http.caller import Admin, ControlState, Project
 from bastide.control.http.services import ask_node, instances_of, one
 from bastide.control.state import Control
@@ -28,7 +29,6 @@ from bastide.ports.link import LinkLost
 
 router = APIRouter(prefix="/api/v1", tags=["apps"])
 TAR_BYTES_MAX = SOURCE_BYTES_MAX + 64 * 2**20  # with heads and padding
-KEPT_S = 24 * 3600.0
 
 
 class ExecBody(BaseModel, extra="forbid"):
@@ -41,7 +41,7 @@ class ExecBody(BaseModel, extra="forbid"):
 
 
 class CollectBody(BaseModel, extra="forbid"):
-    kept_s: float = Field(default=KEPT_S, ge=0, description="What was used within this time stays anyway")
+    kept_s: float = Field(default=apps.KEPT_S, ge=0, description="What was used within this time stays anyway")
 
 
 def _builds(control: Control) -> Builds:
@@ -82,15 +82,8 @@ async def put_source(digest: str, request: Request, control: ControlState, proje
 @router.post("/builds/collect")
 async def collect(body: CollectBody, control: ControlState, _: Admin) -> dict[str, Any]:
     """Remove sources and builds that no service needs: not what serves, not what came before it."""
-    specs = [
-        spec
-        for service in control.loop.services.values()
-        for spec in (service.spec, service.serving_spec, service.previous_spec)
-        if spec is not None and spec.app is not None
-    ]
-    used = [spec.app for spec in specs if spec.app is not None]
-    gone = await asyncio.to_thread(_builds(control).collect, used, body.kept_s)
-    control.loop.forget_builds()
+    _builds(control)
+    gone = await apps.collect(control, body.kept_s)
     return {"removed": gone.removed, "given_back_bytes": gone.given_back_bytes}
 
 
