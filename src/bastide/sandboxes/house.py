@@ -11,69 +11,23 @@ import base64
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from bastide.domain.errors import BastideError, Conflict, InvalidRequest, NoRoom, NotFound, Unavailable, Unsupported
-from bastide.domain.isolation import Box, Limits, Scratch, TierReport
-from bastide.domain.sandboxes import TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec, Snapshot
+from bastide.domain.isolation import Box
+from bastide.domain.sandboxes import TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec
 from bastide.policy.sandboxes import Idle, Step, next_step
-from bastide.ports.clock import Clock
-from bastide.ports.vault import Vault
-from bastide.sandboxes.boxes import Boxes
-from bastide.sandboxes.exits import Exits
-from bastide.sandboxes.line import Line
-from bastide.sandboxes.meter import SandboxMeter
-from bastide.sandboxes.pool import Kind, Pool
-from bastide.sandboxes.records import Records
-from bastide.sandboxes.settings import SandboxSettings
-from bastide.sandboxes.snapshots import Snapshots
-from bastide.sandboxes.templates import Templates
-from bastide.sandboxes.tokens import Tokens
+from bastide.sandboxes.lives import Live
+from bastide.sandboxes.pool import Kind
+from bastide.sandboxes.saving import Saving
 
-HOME = "/home/user"
 ENVIRONMENT_BYTES_MAX = 128 * 1024
 LOOK_S_MIN = 0.05
 PAUSE_ALL_S_MAX = 10.0  # at the end of Bastide
 
 
-@dataclass(slots=True)
-class Live:
-    """A sandbox and what is only known while this process lives."""
-
-    sandbox: Sandbox
-    last_used_s: float
-    in_use: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whatever changes its phase
-    phase_since_s: float = 0.0
-
-
-class House:
-    def __init__(
-        self,
-        settings: SandboxSettings,
-        boxes: Boxes,
-        records: Records,
-        templates: Templates,
-        exits: Exits,
-        meter: SandboxMeter,
-        vault: Vault,
-        tokens: Tokens,
-        tiers: tuple[TierReport, ...],
-        clock: Clock,
-    ) -> None:
-        self.tokens, self.tiers = tokens, tiers
-        self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
-        self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock
-        self.live: dict[str, Live] = {}
-        self.snapshots = Snapshots(records, clock)
-        spare_limits = Limits(processes=512) if "processes" in settings.enforces else Limits()
-        self.pool = Pool(boxes, self._box, settings.spares, spare_limits, clock)
-        self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    # --- life of the house -----------------------------------------------------------------------------------------
+class House(Saving):
+    """The whole of it: recovers, makes, changes, ends, and watches the time."""
 
     async def recover(self) -> None:
         """Take up what an earlier process left: its sandboxes live on, what it had not acknowledged is ended."""
@@ -138,13 +92,6 @@ class House:
             if live.sandbox.box == name and live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT):
                 self._spawn(self._end(live, f"its processes ended: {reason}"))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # --- create ----------------------------------------------------------------------------------------------------
-
     async def create(self, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str]) -> Sandbox:
         """A sandbox that answers, recorded. Raises what can't be had, by name."""
         image = ""
@@ -189,20 +136,6 @@ class House:
         await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
         return await self._settled(identity, project, key_id, spec, environment, box)
 
-    async def _fitted(self, box: Box, spec: SandboxSpec) -> Box:
-        """The box with its wall, where it is to have one: before it starts, for a namespace can't be changed later."""
-        if spec.egress.tier != "packet":
-            return box
-        return replace(box, network_namespace=await self.exits.wall(box.name, spec.egress), egress_directory="")
-
-    async def _guarded(self, box: Box, starting: Coroutine[Any, Any, Any]) -> None:
-        """A start that leaves no way out behind where it fails."""
-        try:
-            await starting
-        except BaseException:
-            await asyncio.shield(self.exits.shut(box.name))
-            raise
-
     async def _settled(
         self, identity: str, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str], box: Box
     ) -> Sandbox:
@@ -246,85 +179,31 @@ class House:
                 retry_after_s=5.0,
             )
 
-    def _box(self, kind: Kind, limits: Limits) -> Box:
-        return self._box_named(f"s{secrets.token_hex(6)}", kind, limits)
+    def _opened(self, sealed: str) -> dict[str, str]:
+        if not sealed:
+            return {}
+        found: dict[str, str] = json.loads(self._vault.open(base64.b64decode(sealed), "sandbox"))
+        return found
 
-    def _named_box(self, sandbox: Sandbox) -> Box:
-        spec = sandbox.spec
-        return self._box_named(sandbox.box, Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits)
-
-    def _box_named(self, name: str, kind: Kind, limits: Limits) -> Box:
-        template = self.templates.named(kind.template)
-        environment = [("HOME", HOME), ("PATH", template.path), ("USER", "user"), ("LANG", "C.UTF-8")]
-        if template.python:
-            environment.append(("BASTIDE_PYTHON", template.python))
-        return Box(
-            name=name,
-            tier=kind.tier,
-            arguments=self.templates.arguments(),
-            environment=tuple(environment),
-            root=template.root,
-            mounts=self.templates.mounts(),
-            scratch=(Scratch(HOME, kind.disk_bytes),),
-            limits=limits,
-            listens=("agent",),
-            egress_directory=self.exits.directory(name),
-            hostname="sandbox",
-        )
-
-    def _take(self, sandbox: Sandbox, now_s: float) -> Live:
-        live = self.live[sandbox.sandbox] = Live(sandbox, now_s, phase_since_s=now_s)
-        return live
-
-    # --- use -------------------------------------------------------------------------------------------------------
-
-    def of(self, project: str | None, identity: str) -> Live:
-        """The sandbox, if it is this project's (None: anybody's). Raises NotFound."""
-        live = self.live.get(identity)
-        if live is None or (project is not None and live.sandbox.project != project):
-            raise NotFound(f"there is no sandbox {identity!r}; it may have reached the end of its lifetime")
-        return live
-
-    @contextlib.asynccontextmanager
-    async def using(self, live: Live) -> AsyncIterator[str]:
-        """While inside, the sandbox is awake and counts as in use; gives the name of its box."""
-        live.in_use += 1
+    async def fork(self, live: Live, count: int, key_id: str) -> list[Sandbox]:
+        """That many more of it, as it is now."""
+        if not 1 <= count <= 20:
+            raise InvalidRequest("a fork makes 1 to 20", param="count")
+        snapshot = await self.snapshot(live, "fork")
+        left_s = max(1.0, live.sandbox.expires_s - self._clock.now_s())
+        spec = replace(live.sandbox.spec, template=f"snapshot:{snapshot.snapshot}", timeout_s=left_s)
+        made: list[Sandbox] = []
         try:
-            if live.sandbox.phase is SandboxPhase.PAUSED:
-                await self.resume(live)
-            elif live.sandbox.phase is SandboxPhase.LIGHT:
-                async with live.lock:
-                    if live.sandbox.phase is SandboxPhase.LIGHT:
-                        self._move(live, SandboxPhase.RUNNING, "used", durable=False)
-            elif live.lock.locked():  # being saved or put to rest this moment: wait for it to be over
-                async with live.lock:
-                    pass
-            yield live.sandbox.box
+            for _ in range(count):
+                made.append(await self.create(live.sandbox.project, key_id, spec, {}))  # noqa: PERF401  undone below
+        except BaseException:
+            for sandbox in made:
+                await asyncio.shield(self.kill(self.live[sandbox.sandbox]))
+            raise
         finally:
-            live.in_use -= 1
-            live.last_used_s = self._clock.now_s()
-            self._changed.set()
-
-    async def ask(self, live: Live, question: dict[str, Any]) -> Line:
-        """An open question to its agent; wakes it. Call within `using`."""
-        return await self.boxes.ask(live.sandbox.box, question)
-
-    async def tell(self, live: Live, question: dict[str, Any]) -> dict[str, Any]:
-        """Ask its agent and take the one answer; wakes it."""
-        async with self.using(live) as box:
-            return await self.boxes.tell(box, question)
-
-    async def metrics(self, live: Live) -> dict[str, float]:
-        """What it uses now; nothing where it lies on disk."""
-        running = self.boxes.running.get(live.sandbox.box)
-        if running is None:
-            return {"memory_bytes": 0.0, "processes": 0.0}
-        isolation = self.boxes.tier(running.box.tier)
-        usage = await asyncio.to_thread(isolation.usage, running.box, running.pid)
-        usage["resident_bytes"] = float(await asyncio.to_thread(isolation.resident_bytes, running.box, running.pid))
-        return usage
-
-    # --- change ----------------------------------------------------------------------------------------------------
+            await asyncio.to_thread(self.records.remove_snapshot, snapshot.snapshot)
+            self.snapshots.forget(snapshot.snapshot)
+        return made
 
     async def set_timeout(self, live: Live, timeout_s: float) -> Sandbox:
         """It ends that many seconds from now."""
@@ -363,132 +242,6 @@ class House:
         if sandbox.image:
             await asyncio.to_thread(self.snapshots.drop, sandbox.image)
 
-    # --- rest, save, bring back ------------------------------------------------------------------------------------
-
-    def _check_saves(self, live: Live) -> None:
-        """Raises Unsupported, by name, where this one can't be saved."""
-        self.boxes.pauses(live.sandbox.spec.tier)
-        if live.sandbox.spec.egress.tier == "packet":
-            raise Unsupported(
-                "a sandbox with the packet tier of egress can't be saved: gVisor saves none that uses the host's sockets; "
-                "make it with the proxy tier"
-            )
-
-    async def pause(self, live: Live) -> Sandbox:
-        """Save it with its processes and end them; any use brings it back."""
-        self._check_saves(live)
-        async with live.lock:
-            if live.sandbox.phase is SandboxPhase.PAUSED:
-                return live.sandbox
-            if live.sandbox.sandbox not in self.live:
-                raise NotFound("the sandbox has ended")
-            name = live.sandbox.box
-            running = self.boxes.running[name]
-            saved = await self.boxes.save(name)
-            image = await asyncio.to_thread(self.snapshots.lay_aside, saved)
-            self._move(live, SandboxPhase.PAUSED, "paused", image=image)
-            await self.exits.shut(name)
-            await self.boxes.end(running.box)
-        return live.sandbox
-
-    async def resume(self, live: Live) -> Sandbox:
-        async with live.lock:
-            if live.sandbox.phase is not SandboxPhase.PAUSED:
-                return live.sandbox
-            spec, image = live.sandbox.spec, live.sandbox.image
-            box = await self._fitted(self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits), spec)
-            await self.exits.open(box.name, live.sandbox.project, spec.egress)
-            await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
-            self._move(live, SandboxPhase.RUNNING, "resumed", image="", box=box.name)
-            await asyncio.to_thread(self.snapshots.drop, image)
-        return live.sandbox
-
-    async def snapshot(self, live: Live, name: str) -> Snapshot:
-        """Save it while it runs on."""
-        self._check_saves(live)
-        async with self.using(live) as box, live.lock:
-            saved = await self.boxes.save(box)
-            try:
-                return await asyncio.to_thread(
-                    self.snapshots.make, live.sandbox.project, name, live.sandbox.spec, saved, live.sandbox.environment
-                )
-            finally:
-                await self.boxes.nudge(box)
-
-    async def fork(self, live: Live, count: int, key_id: str) -> list[Sandbox]:
-        """That many more of it, as it is now."""
-        if not 1 <= count <= 20:
-            raise InvalidRequest("a fork makes 1 to 20", param="count")
-        snapshot = await self.snapshot(live, "fork")
-        left_s = max(1.0, live.sandbox.expires_s - self._clock.now_s())
-        spec = replace(live.sandbox.spec, template=f"snapshot:{snapshot.snapshot}", timeout_s=left_s)
-        made: list[Sandbox] = []
-        try:
-            for _ in range(count):
-                made.append(await self.create(live.sandbox.project, key_id, spec, {}))  # noqa: PERF401  undone below
-        except BaseException:
-            for sandbox in made:
-                await asyncio.shield(self.kill(self.live[sandbox.sandbox]))
-            raise
-        finally:
-            await asyncio.to_thread(self.records.remove_snapshot, snapshot.snapshot)
-            self.snapshots.forget(snapshot.snapshot)
-        return made
-
-    async def rest(self, live: Live) -> Sandbox:
-        """Lightly, now. Raises Conflict where it is in use, Unsupported where nothing can be paged out here."""
-        if not self.settings.light:
-            raise Unsupported("no light rest here: there is no zram or encrypted swap; `bastide doctor` says more")
-        await self._rest(live)
-        if live.sandbox.phase is SandboxPhase.RUNNING:
-            raise Conflict("the sandbox is in use, or its memory could not be paged out")
-        return live.sandbox
-
-    async def _rest(self, live: Live) -> None:
-        async with live.lock:
-            if live.in_use or live.sandbox.phase is not SandboxPhase.RUNNING:
-                return
-            try:
-                await self.boxes.rest(live.sandbox.box, page_out=True)
-            except (BastideError, OSError, KeyError):
-                with contextlib.suppress(OSError, KeyError):
-                    await self.boxes.thaw(live.sandbox.box)
-                live.last_used_s = self._clock.now_s()
-                return
-            if live.in_use:  # somebody came meanwhile: their connection is open, so now it goes on
-                await self.boxes.thaw(live.sandbox.box)
-                return
-            self._move(live, SandboxPhase.LIGHT, "idle", durable=False)
-
-    def _move(
-        self,
-        live: Live,
-        phase: SandboxPhase,
-        reason: str,
-        *,
-        durable: bool = True,
-        image: str | None = None,
-        box: str | None = None,
-    ) -> None:
-        now_s = self._clock.now_s()
-        self._account(live, now_s)
-        old = live.sandbox
-        live.sandbox = replace(
-            old,
-            phase=phase,
-            reason=reason,
-            image=old.image if image is None else image,
-            box=old.box if box is None else box,
-        )
-        live.phase_since_s = now_s
-        self.records.keep(live.sandbox, durable=durable)
-
-    def _account(self, live: Live, now_s: float) -> None:
-        self._meter.spent(live.sandbox, max(0.0, now_s - live.phase_since_s), now_s)
-        live.phase_since_s = now_s
-
-    # --- the clock -------------------------------------------------------------------------------------------------
-
     async def _look_forever(self) -> None:
         while True:
             self._changed.clear()
@@ -523,9 +276,3 @@ class House:
             self.settings.light,
             pauses,
         )
-
-    def _opened(self, sealed: str) -> dict[str, str]:
-        if not sealed:
-            return {}
-        found: dict[str, str] = json.loads(self._vault.open(base64.b64decode(sealed), "sandbox"))
-        return found

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request
 
 from bastide.domain.errors import Forbidden, InternalError
-from bastide.sandboxes.house import House, Live
+from bastide.sandboxes.house import House
+from bastide.sandboxes.lives import Live
 
 
 def house_of(request: Request) -> House:

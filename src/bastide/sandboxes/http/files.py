@@ -11,10 +11,11 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from bastide.inside import wire
-from bastide.sandboxes.house import House, Live
+from bastide.sandboxes.house import House
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import opened
 from bastide.sandboxes.line import Line, decoded, inside_error
+from bastide.sandboxes.lives import Live
 
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
 Path = Annotated[str, Query(min_length=1, max_length=4096, description="Absolute, or below the home directory")]

@@ -11,8 +11,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from bastide.domain.errors import TooLarge
 from bastide.inside import wire
-from bastide.sandboxes.house import House, Live
+from bastide.sandboxes.house import House
 from bastide.sandboxes.line import Line, decoded, inside_error
+from bastide.sandboxes.lives import Live
 
 FRAMES = "application/vnd.bastide.frames"
 GATHERED_BYTES_MAX = 16 * 2**20
