@@ -116,6 +116,7 @@ class Pool:
         order = iter(arrivals)
         arrival = next(order, None)
         worst = (1 - IN_TIME) * len(arrivals)
+        worst_tokens = (1 - IN_TIME) * sum(answer - 1 for _, _, _, answer in arrivals)
         while arrival is not None or events:
             if arrival is not None and (not events or arrival[0] <= events[0][0]):
                 now_s, number, prompt, answer = arrival
@@ -129,7 +130,7 @@ class Pool:
                 chosen = self._choose(index, now_s)
                 if chosen is not None:
                     heapq.heappush(events, (self._turn(index, chosen, now_s), index, chosen.number))
-            if self.score.first_late > worst:
+            if self.score.first_late > worst or self.score.tokens_late > max(worst_tokens, 1):
                 break
         return self.score
 
