@@ -35,7 +35,7 @@ from bastide.gateway.ledger import Ledger
 from bastide.gateway.relay import HOP_BY_HOP, Relay
 from bastide.gateway.request import Request
 from bastide.gateway.settings import GatewaySettings
-from bastide.gateway.splice import Splice
+from bastide.gateway.splice import SANDBOXES_AWAY, Splice
 from bastide.gateway.upstream import Endpoint, Pool
 from bastide.ports.link import Body
 
@@ -168,11 +168,12 @@ class Gateway:
                 exchange = Exchange(self, connection, request, request.caller)
                 await exchange.run()
             elif self._doors is not None and request.path.startswith(_DOORS):
-                splice = Splice(self.pool, self._doors, connection, request)
+                splice = Splice(self.pool, self._doors, connection, request, away=SANDBOXES_AWAY)
                 await splice.run()
             elif self._sandboxes is not None and _is_below(request.path, _SANDBOX_PAGES):
                 assert request.caller is not None
-                splice = Splice(self.pool, self._sandboxes, connection, request, _who(request.caller))
+                who = _who(request.caller)
+                splice = Splice(self.pool, self._sandboxes, connection, request, who, SANDBOXES_AWAY)
                 await splice.run()
             elif request.path in _CONTROL_PAGES or request.path.startswith("/api/v1/"):
                 splice = Splice(self.pool, self._control, connection, request)

@@ -19,7 +19,8 @@ _HOP_BY_HOP = frozenset(
         b"transfer-encoding", b"upgrade", b"content-length", b"expect", b"date", b"server",
     }
 )  # fmt: skip
-_AWAY = "the control plane does not answer now (models are served on); try again soon"
+CONTROL_AWAY = "the control plane does not answer now (models are served on); try again soon"
+SANDBOXES_AWAY = "what serves sandboxes does not answer now (they live on); try again soon"
 
 
 class Splice:
@@ -30,7 +31,9 @@ class Splice:
         connection: ClientConnection,
         request: Request,
         extra: tuple[tuple[bytes, bytes], ...] = (),
+        away: str = CONTROL_AWAY,
     ) -> None:
+        self._away = away
         self._extra = extra  # headers that say who asks; nobody else may say them
         self._pool, self._control, self._connection, self._request = pool, control, connection, request
         self._upstream: Upstream | None = None
@@ -48,7 +51,7 @@ class Splice:
                     try:
                         upstream = await self._pool.open(self._control)
                     except OSError:
-                        raise Unavailable(_AWAY, retry_after_s=2.0) from None
+                        raise Unavailable(self._away, retry_after_s=2.0) from None
                 self._upstream = upstream
                 self._connection.listen(self)
                 upstream.send(self._head(), self._request.body, self)
@@ -128,4 +131,4 @@ class Splice:
 
     def lost(self, reason: str, garbage: bool) -> None:
         if not self._done.done():
-            self._done.set_exception(Unavailable(_AWAY, retry_after_s=2.0))
+            self._done.set_exception(Unavailable(self._away, retry_after_s=2.0))

@@ -56,6 +56,7 @@ class Boxes:
         self._keeper = connect_keeper(self._hear)
         self.running: dict[str, Running] = {}
         self._entered: dict[str, asyncio.Future[tuple[int, str]]] = {}
+        self.after_end: Callable[[str], None] = lambda name: None  # told of every box that is gone, spares too
 
     def tier(self, tier: Tier) -> Isolation:
         """Raises Unsupported where this tier is not offered here."""
@@ -149,6 +150,7 @@ class Boxes:
             await asyncio.to_thread(isolation.clear, box)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._logs, f"{box.name}.log"))
+        self.after_end(box.name)
 
     async def end_stranger(self, name: str) -> None:
         """A box of the keeper's that nobody has a record of."""

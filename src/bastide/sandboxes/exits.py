@@ -79,6 +79,17 @@ class Exits:
         if not keep_directory:
             shutil.rmtree(self._directory / box, ignore_errors=True)
 
+    def forget(self, box: str) -> None:
+        """The directory of a box that is gone; one that is still open stays until it is shut."""
+        if box not in self._proxies and box not in self._walls:
+            shutil.rmtree(self._directory / box, ignore_errors=True)
+
+    def sweep(self, keep: frozenset[str]) -> None:
+        """What boxes that are not in `keep` have left."""
+        for folder in self._directory.iterdir():
+            if folder.name not in keep:
+                self.forget(folder.name)
+
     async def close(self) -> None:
         for box in [*self._proxies, *self._walls]:
             await self.shut(box)

@@ -53,6 +53,7 @@ class House(Saving):
             if name not in kept:
                 await self.boxes.end_stranger(name)
         await asyncio.to_thread(self.boxes.sweep, frozenset(kept))
+        self.exits.sweep(frozenset(kept))
         self.snapshots.recover({live.sandbox.image for live in self.live.values() if live.sandbox.image})
 
     async def run(self) -> None:
@@ -77,6 +78,7 @@ class House(Saving):
                     await self.boxes.end(running.box)
         await self.boxes.close(end_boxes=end_boxes)
         await self.exits.close()
+        self.exits.sweep(frozenset(self.boxes.running) if not end_boxes else frozenset())
         self._meter.close()
 
     async def _pause_all(self) -> None:
@@ -148,7 +150,7 @@ class House(Saving):
             await self.exits.open(box.name, project, spec.egress)
             told = {**environment, "BASTIDE_SANDBOX": identity}
             await self.boxes.tell(box.name, {"op": "settle", "env": told})
-            await asyncio.to_thread(self.records.keep, sandbox)
+            await asyncio.to_thread(self.records.keep, sandbox.sandbox, lambda: sandbox)
         except BaseException:
             await asyncio.shield(self._undo(box))
             raise
@@ -210,7 +212,7 @@ class House(Saving):
         if not 1.0 <= timeout_s <= TIMEOUT_S_MAX:
             raise InvalidRequest(f"timeout must be 1 s to {TIMEOUT_S_MAX:.0f} s", param="timeout")
         live.sandbox = replace(live.sandbox, expires_s=self._clock.now_s() + timeout_s)
-        await asyncio.to_thread(self.records.keep, live.sandbox)
+        await asyncio.to_thread(self.records.keep, live.sandbox.sandbox, lambda: self._to_keep(live))
         self._changed.set()
         return live.sandbox
 
@@ -220,7 +222,7 @@ class House(Saving):
             raise Conflict("the tier of egress is chosen when a sandbox is made; its rules can be changed at any time")
         self.exits.check(rules)
         live.sandbox = replace(live.sandbox, spec=replace(live.sandbox.spec, egress=rules))
-        await asyncio.to_thread(self.records.keep, live.sandbox)
+        await asyncio.to_thread(self.records.keep, live.sandbox.sandbox, lambda: self._to_keep(live))
         await self.exits.change(live.sandbox.box, rules)
         return live.sandbox
 

@@ -34,6 +34,7 @@ class Live:
     last_used_s: float
     in_use: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whatever changes its phase
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever a call to it is over
     phase_since_s: float = 0.0
 
 
@@ -57,6 +58,7 @@ class Lives:
         self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
         self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock
         self.live: dict[str, Live] = {}
+        boxes.after_end = exits.forget
         self.snapshots = Snapshots(records, clock)
         spare_limits = Limits(processes=512) if "processes" in settings.enforces else Limits()
         self.pool = Pool(boxes, self._box, settings.spares, spare_limits, clock)
@@ -95,7 +97,11 @@ class Lives:
             box=old.box if box is None else box,
         )
         live.phase_since_s = now_s
-        self.records.keep(live.sandbox, durable=durable)
+        self.records.keep(live.sandbox.sandbox, lambda: self._to_keep(live), durable=durable)
+
+    def _to_keep(self, live: Live) -> Sandbox | None:
+        """What a record shall say at the moment it is written; None once the sandbox has ended."""
+        return live.sandbox if self.live.get(live.sandbox.sandbox) is live else None
 
     def _account(self, live: Live, now_s: float) -> None:
         self._meter.spent(live.sandbox, max(0.0, now_s - live.phase_since_s), now_s)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._sandboxes, self._snapshots = directory / "records", directory / "snapshots"
+        self._writing = threading.Lock()
         for folder in (self._sandboxes, self._snapshots):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -32,12 +35,18 @@ class Records:
                 file.rename(file.with_suffix(".damaged"))
         return tuple(found)
 
-    def keep(self, sandbox: Sandbox, *, durable: bool = True) -> None:
-        """`durable`: it survives a power cut; else a kill of this process only."""
-        _write(self._sandboxes / f"{sandbox.sandbox}.json", msgspec.json.encode(sandbox), durable)
+    def keep(self, identity: str, newest: Callable[[], Sandbox | None], *, durable: bool = True) -> None:
+        """Write what `newest` gives at that moment, so that of two writers none puts an older one back; None: nothing.
+
+        `durable`: it survives a power cut; else a kill of this process only.
+        """
+        with self._writing:
+            sandbox = newest()
+            if sandbox is not None:
+                _write(self._sandboxes / f"{identity}.json", msgspec.json.encode(sandbox), durable)
 
     def forget(self, sandbox: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with self._writing, contextlib.suppress(FileNotFoundError):
             os.unlink(self._sandboxes / f"{sandbox}.json")
 
     def snapshots(self, in_use: set[str]) -> tuple[Snapshot, ...]:

@@ -13,29 +13,53 @@ from bastide.sandboxes.line import Line
 from bastide.sandboxes.lives import Live, Lives
 from bastide.sandboxes.pool import Kind
 
+QUIET_S_MAX = 5.0
+
 
 class Saving(Lives):
     """The ways between the phases of a sandbox."""
 
     @contextlib.asynccontextmanager
     async def using(self, live: Live) -> AsyncIterator[str]:
-        """While inside, the sandbox is awake and counts as in use; gives the name of its box."""
+        """While inside, the sandbox is awake and counts as in use; gives the name of its box. Raises NotFound once it ended."""
+        while True:
+            if self.live.get(live.sandbox.sandbox) is not live:
+                raise NotFound(f"there is no sandbox {live.sandbox.sandbox!r} any more")
+            if live.lock.locked():  # being saved, brought back or put to rest this moment: wait for it to be over
+                async with live.lock:
+                    continue
+            if live.sandbox.phase is not SandboxPhase.PAUSED:
+                break
+            await self.resume(live)
+        # From the last look to here nothing has waited, so nobody can have begun to save it.
         live.in_use += 1
         try:
-            if live.sandbox.phase is SandboxPhase.PAUSED:
-                await self.resume(live)
-            elif live.sandbox.phase is SandboxPhase.LIGHT:
-                async with live.lock:
-                    if live.sandbox.phase is SandboxPhase.LIGHT:
-                        self._move(live, SandboxPhase.RUNNING, "used", durable=False)
-            elif live.lock.locked():  # being saved or put to rest this moment: wait for it to be over
-                async with live.lock:
-                    pass
+            if live.sandbox.phase is SandboxPhase.LIGHT:
+                self._move(live, SandboxPhase.RUNNING, "used", durable=False)
             yield live.sandbox.box
         finally:
             live.in_use -= 1
+            live.left.set()
             live.last_used_s = self._clock.now_s()
             self._changed.set()
+
+    async def _until_quiet(self, live: Live) -> None:
+        """With the lock held: until the calls under way are over. Raises Conflict where they take too long.
+
+        To save a sandbox its connections are cut; what `spawn` started goes on, what somebody waits for would not.
+        """
+        try:
+            async with asyncio.timeout(QUIET_S_MAX):
+                while live.in_use:
+                    live.left.clear()
+                    await live.left.wait()
+        except TimeoutError:
+            raise Conflict(
+                f"{live.in_use} call(s) to this sandbox are under way; it is saved when none is. "
+                "Start what takes long with spawn: it goes on"
+            ) from None
+        if self.live.get(live.sandbox.sandbox) is not live:
+            raise NotFound(f"there is no sandbox {live.sandbox.sandbox!r} any more")
 
     async def ask(self, live: Live, question: dict[str, Any]) -> Line:
         """An open question to its agent; wakes it. Call within `using`."""
@@ -96,37 +120,53 @@ class Saving(Lives):
         async with live.lock:
             if live.sandbox.phase is SandboxPhase.PAUSED:
                 return live.sandbox
-            if live.sandbox.sandbox not in self.live:
-                raise NotFound("the sandbox has ended")
+            await self._until_quiet(live)
             name = live.sandbox.box
-            running = self.boxes.running[name]
+            running = self.boxes.running.get(name)
+            if running is None:
+                raise NotFound("the sandbox has ended")
             saved = await self.boxes.save(name)
             image = await asyncio.to_thread(self.snapshots.lay_aside, saved)
             self._move(live, SandboxPhase.PAUSED, "paused", image=image)
             await self.exits.shut(name)
             await self.boxes.end(running.box)
+            if self.live.get(live.sandbox.sandbox) is not live:  # ended meanwhile: nobody will come back for it
+                await asyncio.to_thread(self.snapshots.drop, image)
         return live.sandbox
 
     async def resume(self, live: Live) -> Sandbox:
         async with live.lock:
-            if live.sandbox.phase is not SandboxPhase.PAUSED:
-                return live.sandbox
-            spec, image = live.sandbox.spec, live.sandbox.image
-            box = await self._fitted(self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits), spec)
-            await self.exits.open(box.name, live.sandbox.project, spec.egress)
-            await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
-            self._move(live, SandboxPhase.RUNNING, "resumed", image="", box=box.name)
-            await asyncio.to_thread(self.snapshots.drop, image)
+            await self._brought_back(live)
         return live.sandbox
+
+    async def _brought_back(self, live: Live) -> None:
+        """With the lock held."""
+        if live.sandbox.phase is not SandboxPhase.PAUSED:
+            return
+        spec, image = live.sandbox.spec, live.sandbox.image
+        box = await self._fitted(self._box(Kind(spec.template, spec.tier, spec.disk_bytes), spec.limits), spec)
+        await self.exits.open(box.name, live.sandbox.project, spec.egress)
+        await self._guarded(box, self.boxes.restore(box, str(self.records.image(image))))
+        if self.live.get(live.sandbox.sandbox) is not live:  # ended meanwhile, and so is this
+            await self.exits.shut(box.name)
+            await self.boxes.end(box)
+            raise NotFound("the sandbox has ended")
+        self._move(live, SandboxPhase.RUNNING, "resumed", image="", box=box.name)
+        await asyncio.to_thread(self.snapshots.drop, image)
 
     async def snapshot(self, live: Live, name: str) -> Snapshot:
         """Save it while it runs on."""
         self._check_saves(live)
-        async with self.using(live) as box, live.lock:
+        async with live.lock:
+            await self._brought_back(live)
+            await self._until_quiet(live)
+            box, kept = live.sandbox.box, live.sandbox
+            if box not in self.boxes.running:
+                raise NotFound("the sandbox has ended")
             saved = await self.boxes.save(box)
             try:
                 return await asyncio.to_thread(
-                    self.snapshots.make, live.sandbox.project, name, live.sandbox.spec, saved, live.sandbox.environment
+                    self.snapshots.make, kept.project, name, kept.spec, saved, kept.environment
                 )
             finally:
                 await self.boxes.nudge(box)

@@ -78,6 +78,7 @@ def _agent(launch: Launch, places: Places) -> None:
     from bastide.domain.lifecycle import Rung
     from bastide.wiring.adapters import engines
     from bastide.wiring.apps import box_place, boxes_of
+    from bastide.wiring.isolation import dissolve
 
     known = engines()
     settings = AgentSettings(
@@ -116,6 +117,7 @@ def _agent(launch: Launch, places: Places) -> None:
                 server.close()
             # Engines live on when this process is killed; told to end, it takes them with it.
             await service.close(end_engines=True)
+            dissolve(places, "apps")
 
     asyncio.run(run())
 
@@ -170,7 +172,7 @@ def _control(launch: Launch, places: Places) -> None:
             os.unlink(settings.http_socket)
         config = uvicorn.Config(
             application(control), uds=settings.http_socket, log_level="warning", access_log=False, lifespan="off",
-            loop="none", timeout_graceful_shutdown=2, date_header=False,
+            loop="none", timeout_graceful_shutdown=2, timeout_keep_alive=3600, date_header=False,
         )  # fmt: skip
         server = _QuietServer(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def run(
         holder.append(house)
         config = uvicorn.Config(
             application(house), log_level="warning", access_log=False, lifespan="off", loop="none",
-            timeout_graceful_shutdown=2, date_header=False,
+            timeout_graceful_shutdown=2, timeout_keep_alive=3600, date_header=False,
         )  # fmt: skip
         server = _QuietServer(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
