@@ -87,7 +87,7 @@ def left_over(house: House) -> dict[str, list[str]]:
     bundles = house.data / "isolation" / "sandboxes" / "bundles"
     files = [path.name for path in bundles.iterdir()] if bundles.exists() else []
     files += [path.name for path in (house.data / "sockets" / "s").glob("*")]
-    files += [path.name for path in (house.data / "sockets" / "e").glob("*")]
+    files += [path.name for path in (house.data / "sockets" / "e" / "s").glob("*")]
     return {"processes": processes, "groups": groups, "mounts": mounts, "files": files}
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from bastide.domain.errors import NotFound
 from bastide.domain.isolation import Box, Limits, Scratch, TierReport
 from bastide.domain.sandboxes import Sandbox, SandboxPhase, SandboxSpec
+from bastide.egress.exits import Exits
 from bastide.ports.clock import Clock
 from bastide.ports.vault import Vault
 from bastide.sandboxes.boxes import Boxes
-from bastide.sandboxes.exits import Exits
 from bastide.sandboxes.meter import SandboxMeter
 from bastide.sandboxes.pool import Kind, Pool
 from bastide.sandboxes.records import Records

@@ -42,8 +42,8 @@ def boxes_of(places: Places, launch: Launch) -> Boxes:
         return isolations(places, "apps")[0]
 
     def exits() -> Exits:
+        from bastide.egress.exits import Exits as Proxies
         from bastide.egress.sets import sets
-        from bastide.sandboxes.exits import Exits as Proxies
 
         # Bastide itself is reached by the door: no proxy leads there.
         return Proxies(places.egress / "apps", sets(launch.egress_sets), None)

@@ -17,10 +17,10 @@ from bastide.adapters.runtime.keeperlink import KeeperLink
 from bastide.adapters.vault.aead import FileKeyVault
 from bastide.domain.isolation import Tier, TierReport
 from bastide.domain.lifecycle import Rung
+from bastide.egress.exits import Exits
 from bastide.egress.sets import sets
 from bastide.sandboxes.boxes import Boxes
 from bastide.sandboxes.doors import HEAD_BYTES_MAX, Doors
-from bastide.sandboxes.exits import Exits
 from bastide.sandboxes.house import House
 from bastide.sandboxes.http.application import application
 from bastide.sandboxes.meter import SandboxMeter
@@ -108,7 +108,7 @@ def _house(launch: Launch, places: Places, boxes: Boxes, reports: tuple[TierRepo
         boxes,
         records,
         Templates(interpreter(), places.templates),
-        Exits(places.egress, sets(launch.egress_sets), bastide),
+        Exits(places.egress / "s", sets(launch.egress_sets), bastide),
         SandboxMeter(launch.node, journal),
         FileKeyVault(str(places.sandboxes / "environments.key")),
         Tokens(places.sandboxes / "addresses.key", clock),

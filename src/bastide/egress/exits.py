@@ -1,4 +1,4 @@
-"""The egress proxies of this node's sandboxes: one each, from before it starts until after it has ended."""
+"""The ways out of the boxes of one process: one each, from before it starts until after it has ended."""
 
 from __future__ import annotations
 
