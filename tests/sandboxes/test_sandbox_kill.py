@@ -233,8 +233,7 @@ def test_sandboxes_that_can_be_saved_are_there_after_a_restart(house: House) -> 
     again.kill()
 
 
-def test_the_whole_house_killed_leaves_nothing_for_the_next(tmp_path: Path) -> None:
-    house = House(tmp_path / "house", "--memory", "1GiB").start()
+def test_the_whole_house_killed_leaves_nothing_for_the_next(house: House) -> None:
     holds(house, "namespace")
     lost = Sandbox.create(client=house.client, tier="namespace", timeout=600)
     assert lost.exec("true").ok
@@ -248,12 +247,10 @@ def test_the_whole_house_killed_leaves_nothing_for_the_next(tmp_path: Path) -> N
     assert house.process is not None
     house.process.wait()
     house.start()
-    try:
-        assert patiently(lambda: Sandbox.list(client=house.client)) == ()
-        with Sandbox.create(client=house.client, tier="namespace") as fresh:
-            assert fresh.exec("echo fresh").stdout == "fresh\n"
-    finally:
-        house.end()
+    assert patiently(lambda: Sandbox.list(client=house.client)) == ()
+    with Sandbox.create(client=house.client, tier="namespace") as fresh:
+        assert fresh.exec("echo fresh").stdout == "fresh\n"
+    house.end()
     assert left_over(house)["processes"] == []
     assert left_over(house)["groups"] == []
 
