@@ -47,7 +47,7 @@ class Groups:
             if wanted and name not in self._roots:
                 return (
                     f"a limit on {name} can't be enforced here: no control group for it is ours to use. Run Bastide as "
-                    "root or under systemd with Delegate=yes, or leave the limit out"
+                    "root, or under systemd with Delegate=yes and DelegateSubgroup=supervisor, or leave the limit out"
                 )
         return None
 
