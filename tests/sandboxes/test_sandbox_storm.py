@@ -114,3 +114,15 @@ def test_saving_waits_for_calls_and_says_so(tmp_path: Path) -> None:
             assert results[1] == "also\n"
     finally:
         house.end()
+
+
+def test_cold_ones_are_ready_when_they_say_so(tmp_path: Path) -> None:
+    """With no spares, a question meets an agent that has only just begun to listen."""
+    house = House(tmp_path / "house", "--memory", "1GiB", "--sandbox-spares", "0").start()
+    try:
+        holds(house, "namespace")
+        for _ in range(200 if THOROUGH else 30):
+            with Sandbox.create(client=house.client, tier="namespace") as sandbox:
+                assert sandbox.exec("echo ready").stdout == "ready\n"
+    finally:
+        house.end()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +75,19 @@ def test_json_for_those_without_our_client(kept: Sandbox, town: House) -> None:
     with urllib.request.urlopen(asked) as answer:
         told = json.load(answer)
     assert (told["stdout"], told["exit_code"]) == ("hi\n", 0)
+
+
+def test_hanging_up_ends_what_was_asked_for(kept: Sandbox, town: House) -> None:
+    host, _, port = town.url.partition("://")[2].rpartition(":")
+    body = json.dumps({"command": "sleep 4321"}).encode()
+    with socket.create_connection((host, int(port))) as line:
+        head = f"POST /api/v1/sandboxes/{kept.id}/exec HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {town.key}\r\n"
+        line.sendall(head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        while "4321" not in kept.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.replace("cat", ""):
+            pass
+    deadline = time.monotonic() + 20
+    while "sleep 4321" in kept.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout:
+        assert time.monotonic() < deadline, "it runs on though nobody waits for it"
 
 
 def test_spawned_processes_can_be_left_and_found_again(kept: Sandbox) -> None:

@@ -63,10 +63,10 @@ class Agent:
                 listener = socket.socket(fileno=3 + index)
                 os.set_inheritable(3 + index, False)
                 self.listeners.append(listener)
+        if os.path.isdir("/run/bastide/egress") and self.proxy is None:
+            self.listen_proxy()  # before anybody can ask for anything: a question may need it
         for listener, serve in zip(self.listeners, (self.serve, self.serve_app), strict=False):
             threading.Thread(target=self.accept, args=(listener, serve), daemon=True).start()
-        if os.path.isdir("/run/bastide/egress") and self.proxy is None:
-            self.listen_proxy()
 
     def listen_proxy(self) -> None:
         """What programs inside take for their proxy: every connection goes to the host's, which decides."""
@@ -219,8 +219,6 @@ class Agent:
                 self.environment.pop(name, None)
             else:
                 self.environment[name] = str(value)
-        if os.path.isdir("/run/bastide/egress") and self.proxy is None:
-            self.listen_proxy()
         wire.send_json(line, wire.ANSWER, {})
 
     def on_exec(self, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:

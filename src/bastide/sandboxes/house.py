@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import secrets
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from bastide.sandboxes.lives import Live
 from bastide.sandboxes.pool import Kind
 from bastide.sandboxes.saving import Saving
 
+_log = logging.getLogger("bastide.sandboxes")
 ENVIRONMENT_BYTES_MAX = 128 * 1024
 LOOK_S_MIN = 0.05
 PAUSE_ALL_S_MAX = 10.0  # at the end of Bastide
@@ -233,6 +235,7 @@ class House(Saving):
         sandbox = live.sandbox
         if self.live.pop(sandbox.sandbox, None) is None:
             return
+        _log.info("sandbox %s ends: %s", sandbox.sandbox, reason)
         now_s = self._clock.now_s()
         self._account(live, now_s)
         # The record goes first: once it is gone the sandbox has ended, and a restart clears what is left of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
@@ -49,7 +50,9 @@ async def answered(
 ) -> Response:
     """Run a question whose answer is output and an end: as frames where they are asked for, else gathered."""
     use, line = await opened(house, live, question)
-    try:
+    wants_frames = FRAMES in request.headers.get("accept", "")
+
+    async def asked() -> tuple[tuple[int, bytes], dict[str, Any]]:
         if stdin:
             await line.send(wire.INPUT, stdin)
         if question.get("stdin"):
@@ -57,17 +60,29 @@ async def answered(
         first = await line.frame()
         if first[0] == wire.ERROR:
             raise inside_error(first[1])
-    except BaseException as error:
-        line.close()
-        await use.__aexit__(type(error), error, error.__traceback__)
-        raise
-    if FRAMES in request.headers.get("accept", ""):
-        return StreamingResponse(streamed(use, line, first), media_type=FRAMES)
+        return first, {} if wants_frames else await gathered(line, first)
+
+    asking, gone = asyncio.ensure_future(asked()), asyncio.ensure_future(_hung_up(request))
+    handed_on = False
     try:
-        return JSONResponse(await gathered(line, first))
+        await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            return Response(status_code=499)  # nobody reads it: closing the line below ends what runs
+        first, whole = asking.result()
+        handed_on = wants_frames
+        return StreamingResponse(streamed(use, line, first), media_type=FRAMES) if wants_frames else JSONResponse(whole)
     finally:
-        line.close()
-        await use.__aexit__(None, None, None)
+        asking.cancel()
+        gone.cancel()
+        if not handed_on:
+            line.close()
+            await use.__aexit__(None, None, None)
+
+
+async def _hung_up(request: Request) -> None:
+    """Until whoever asked has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def gathered(line: Line, first: tuple[int, bytes]) -> dict[str, Any]:
