@@ -34,6 +34,10 @@ from benchmarks.record import Record, arguments, predicted, workplace
 
 BARS = {"namespace": (40.0, 100.0, 100.0, 300.0, 15.0), "gvisor": (60.0, 150.0, 100.0, 300.0, 40.0)}
 MIB = 2**20
+CROWDED = (
+    "twenty clients, twenty agents and the server share two cores: each exec alone costs several milliseconds of "
+    "processor (about 30 in gVisor)"
+)
 
 
 def percentile(times: list[float], share: float) -> float:
@@ -153,7 +157,8 @@ def speeds(record: Record, work: Path, tier: str, quick: bool) -> None:
     record.row(
         f"{tier}: the same, {together} at once on two cores, p50 / p99", f"<= {many_50:g} / {many_99:g} ms",
         f"{middle['many_ms']:.1f} / {many_high:.1f} ms",
-        middle["many_ms"] <= many_50 and many_high <= many_99,
+        (met := middle["many_ms"] <= many_50 and many_high <= many_99),
+        "" if met else CROWDED,
     )  # fmt: skip
     allowed = max(middle["bare_ms"] + 20, 1.2 * middle["bare_ms"])
     record.row(
