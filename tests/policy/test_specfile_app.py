@@ -28,7 +28,7 @@ services:
     public: true
     domains: [API.example.org]
     isolation: gvisor
-    egress: [pypi.org, 10.0.0.0/8]
+    egress: [tools.example, 10.0.0.0/8]
     resources: {memory: 256MiB, cpu: 0.5, disk: 64MiB}
     job: {retries: 2, time_limit: 5m}
     schedule: "*/5 * * * *"
