@@ -10,11 +10,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from bastide.egress import first_bytes
+from bastide.egress.judged import Dial, Judged, Open, Resolve
 from bastide.policy.egress import BASTIDE_NAME, Rule, judge, literal, named
 
 HEAD_BYTES_MAX = 32768
@@ -22,9 +21,6 @@ CONNECT_S_MAX = 10.0
 HEAD_S_MAX = 30.0
 CONNECTIONS_MAX = 256
 POUR_BYTES = 1 << 16
-
-Resolve = Callable[[str, int], Awaitable[tuple[str, ...]]]
-Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 async def resolve(name: str, port: int) -> tuple[str, ...]:
@@ -44,18 +40,8 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-@dataclass(eq=False, slots=True)
-class Open:
-    """A connection that leads out, and by what it was allowed."""
-
-    host: str
-    address: str
-    port: int
-    task: asyncio.Task[None] | None
-
-
-class Proxy:
-    """`bastide`: (host, port) of Bastide's own gateway, for boxes that may reach it."""
+class Proxy(Judged):
+    """See Judged for what it is given."""
 
     def __init__(
         self,
@@ -64,12 +50,8 @@ class Proxy:
         find: Resolve = resolve,
         dial: Dial | None = None,
     ) -> None:
-        self.rules, self._bastide, self._find = rules, bastide, find
-        self._dial: Dial = dial or asyncio.open_connection
-        self._open: set[Open] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(rules, bastide, find, dial)
         self._server: asyncio.Server | None = None
-        self.refused_total = 0
         self.allowed_total = 0
 
     async def listen(self, path: str) -> None:
@@ -81,24 +63,12 @@ class Proxy:
     def change(self, rules: tuple[Rule, ...]) -> int:
         """Judge by these from now on; ends open connections they do not allow, and returns how many."""
         self.rules = rules
-        ended = 0
-        for one in list(self._open):
-            if not self._still(one) and one.task is not None:
-                one.task.cancel()
-                ended += 1
-        return ended
-
-    def _still(self, one: Open) -> bool:
-        if one.host == BASTIDE_NAME:
-            return named(self.rules, one.host, one.port)
-        return judge(self.rules, one.host, one.port, (one.address,)).allowed
+        return self._end_refused()
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
 
     # --- one connection --------------------------------------------------------------------------------------------
 

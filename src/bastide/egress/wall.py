@@ -19,7 +19,8 @@ from pathlib import Path
 
 from bastide.domain.errors import InvalidRequest, Unsupported
 from bastide.egress import first_bytes, names
-from bastide.egress.proxy import CONNECT_S_MAX, CONNECTIONS_MAX, POUR_BYTES, Dial, Open, Resolve, pour, resolve
+from bastide.egress.judged import Dial, Judged, Open, Resolve
+from bastide.egress.proxy import CONNECT_S_MAX, CONNECTIONS_MAX, POUR_BYTES, pour, resolve
 from bastide.policy.egress import BASTIDE_NAME, WEB_PORTS, Rule, judge, named
 
 NETNS = Path(__file__).with_name("netns.py")
@@ -43,8 +44,8 @@ def ports_of(rules: tuple[Rule, ...]) -> frozenset[int]:
     return frozenset(found)
 
 
-class Wall:
-    """One box's. `bastide`: (host, port) of our own gateway, for boxes that may reach it."""
+class Wall(Judged):
+    """One box's. See Judged for what it is given."""
 
     def __init__(
         self,
@@ -53,15 +54,11 @@ class Wall:
         find: Resolve = resolve,
         dial: Dial | None = None,
     ) -> None:
-        self.rules, self._bastide, self._find = rules, bastide, find
-        self._dial: Dial = dial or asyncio.open_connection
+        super().__init__(rules, bastide, find, dial)
         self._pins: dict[str, dict[str, float]] = {}  # address -> name -> until when
         self._namespace = -1
         self._names: socket.socket | None = None
         self._servers: dict[int, asyncio.Server] = {}
-        self._open: set[Open] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.refused_total = 0
 
     @property
     def namespace(self) -> str:
@@ -80,19 +77,12 @@ class Wall:
             self._servers.pop(port).close()
         if missing := wanted - set(self._servers):
             await self._listen(frozenset(missing), self.namespace)
-        ended = 0
-        for one in list(self._open):
-            if not self._still(one) and one.task is not None:
-                one.task.cancel()
-                ended += 1
-        return ended
+        return self._end_refused()
 
     async def close(self) -> None:
         for server in self._servers.values():
             server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         self._stop_names()
         if self._namespace >= 0:
             os.close(self._namespace)
@@ -251,11 +241,6 @@ class Wall:
         except TimeoutError:
             pass  # its server speaks first
         return pinned[0], seen
-
-    def _still(self, one: Open) -> bool:
-        if one.host == BASTIDE_NAME:
-            return named(self.rules, one.host, one.port)
-        return judge(self.rules, one.host, one.port, (one.address,)).allowed
 
 
 def _from_there(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:

@@ -6,3 +6,14 @@ import os
 
 DIRECTORY = os.path.dirname(os.path.abspath(__file__))  # no pathlib: a user may wait while this is imported
 SHOWN_AT = "/run/bastide/inside"  # where a box sees this directory
+
+
+def arguments(program: str) -> tuple[str, ...]:
+    """How the agent is started in a box, by the Python at `program`."""
+    return (
+        program,
+        "-I",
+        "-S",
+        "-c",
+        "import sys; sys.path.insert(0, '/run/bastide'); from inside import agent; agent.main()",
+    )

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from bastide.domain.errors import NotFound, Unsupported
 from bastide.domain.isolation import Mount
-from bastide.inside import DIRECTORY, SHOWN_AT
+from bastide.inside import DIRECTORY, SHOWN_AT, arguments
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-AGENT = "import sys; sys.path.insert(0, '/run/bastide'); from inside import agent; agent.main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +64,4 @@ class Templates:
 
     def arguments(self) -> tuple[str, ...]:
         """How the agent is started inside."""
-        return (self._program, "-I", "-S", "-c", AGENT)
+        return arguments(self._program)

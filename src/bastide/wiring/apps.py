@@ -10,12 +10,10 @@ from bastide.builds.builder import Builder
 from bastide.domain.isolation import Mount, Tier
 from bastide.engines.app import DOOR, DOOR_PORT
 from bastide.engines.port import BoxPlace
-from bastide.inside import DIRECTORY, SHOWN_AT
+from bastide.inside import DIRECTORY, SHOWN_AT, arguments
 from bastide.ports.isolation import Isolation
 from bastide.wiring.launch import Launch
 from bastide.wiring.places import Places
-
-INSIDE = "import sys; sys.path.insert(0, '/run/bastide'); from inside import agent; agent.main()"
 
 
 def builder(places: Places) -> Builder:
@@ -25,7 +23,7 @@ def builder(places: Places) -> Builder:
 def box_place(places: Places) -> BoxPlace:
     program, needs = interpreter()
     return BoxPlace(
-        arguments=(program, "-I", "-S", "-c", INSIDE),
+        arguments=arguments(program),
         mounts=(*(Mount(need, need) for need in needs), Mount(str(DIRECTORY), SHOWN_AT)),
         volumes=str(places.volumes),
         door=str(places.door),

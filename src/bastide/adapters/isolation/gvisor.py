@@ -21,6 +21,7 @@ from bastide.adapters.isolation.base import Boxed, chown
 from bastide.adapters.isolation.folders import Folders, box_user
 from bastide.adapters.isolation.namespace import (
     SHARED_MEMORY_BYTES,
+    Opened,
     bubblewrap,
     file_identity,
     libraries,
@@ -130,7 +131,7 @@ class GvisorIsolation(Boxed):
         told = bundle / "host"
         told.mkdir(exist_ok=True)
         told.chmod(0o755)
-        opened = _Opened()
+        opened = Opened()
         words = [
             "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
             *(() if box.network_namespace else ("--unshare-net",)), "--die-with-parent",
@@ -163,7 +164,7 @@ class GvisorIsolation(Boxed):
             user=user,
         )
 
-    def _mounts(self, box: Box, words: list[str], opened: _Opened) -> list[dict[str, Any]]:
+    def _mounts(self, box: Box, words: list[str], opened: Opened) -> list[dict[str, Any]]:
         """Everything the box is shown lies below /view in the room; the bundle binds it from there."""
         found: list[dict[str, Any]] = []
 
@@ -211,15 +212,6 @@ class GvisorIsolation(Boxed):
         if box.egress_directory:
             show(box.egress_directory, "/run/bastide/egress")
         return found
-
-
-class _Opened:
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-
-    def __call__(self, path: str | Path) -> str:
-        self.paths.append(str(path))
-        return f"{{at:{len(self.paths) - 1}}}"
 
 
 def _bundle(box: Box, mounts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class NamespaceIsolation(Boxed):
         if refused is not None or self._program is None:
             raise Unsupported(refused or "bubblewrap is not here")
         self._folders.make()
-        arguments, opened = _Arguments(), _Opened()
+        arguments, opened = _Arguments(), Opened()
         _namespaces(arguments, box)
         _view(arguments, opened, box, self._folders.data / "etc")
         environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(box.listens))))
@@ -120,7 +120,7 @@ class _Arguments:
         self.words += words
 
 
-class _Opened:
+class Opened:
     """Paths that are opened before the user changes: a box's user may not reach them by name."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ def _namespaces(arguments: _Arguments, box: Box) -> None:
     )  # fmt: skip
 
 
-def _view(arguments: _Arguments, opened: _Opened, box: Box, etc_directory: Path) -> None:
+def _view(arguments: _Arguments, opened: Opened, box: Box, etc_directory: Path) -> None:
     """What the box sees, read-only but for its scratch and its writable mounts."""
     arguments.add("--size", str(16 * 2**20), "--tmpfs", "/")
     if box.root:

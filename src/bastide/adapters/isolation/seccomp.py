@@ -79,32 +79,28 @@ def program(machine: str) -> bytes:
     code += [(_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _argument_at(0)), (_ANY_BIT, 0, 1, NEW_NAMESPACES)]
     refuse(_EPERM)
     code.append((_RETURN, 0, 0, _ALLOW))
-    _only(code, _SOCKET[column], 0, FAMILIES, _EAFNOSUPPORT)
-    _only(code, _PERSONALITY[column], 0, PERSONALITIES, _EPERM)
-    _never(code, _IOCTL[column], 1, TERMINAL_INJECTIONS, _EPERM)
+    _by_argument(code, _SOCKET[column], 0, FAMILIES, _ALLOW, _ERROR | _EAFNOSUPPORT)
+    _by_argument(code, _PERSONALITY[column], 0, PERSONALITIES, _ALLOW, _ERROR | _EPERM)
+    _by_argument(code, _IOCTL[column], 1, TERMINAL_INJECTIONS, _ERROR | _EPERM, _ALLOW)
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def _only(
-    code: list[tuple[int, int, int, int]], number: int, argument: int, values: tuple[int, ...], error: int
+def _by_argument(
+    code: list[tuple[int, int, int, int]],
+    number: int,
+    argument: int,
+    values: tuple[int, ...],
+    matched: int,
+    otherwise: int,
 ) -> None:
-    """This call only with one of these values; the accumulator holds the call's number before and after."""
+    """How this call is answered where its argument is one of `values`, and where it is not.
+
+    The accumulator holds the call's number before, and after where it is another call.
+    """
     code.append((_EQUAL, 0, len(values) + 3, number))
     code.append((_LOAD, 0, 0, _argument_at(argument)))
     for left, value in zip(range(len(values), 0, -1), values, strict=True):
         code.append((_EQUAL, left, 0, value))
-    code.append((_RETURN, 0, 0, _ERROR | error))
-    code.append((_RETURN, 0, 0, _ALLOW))
-
-
-def _never(
-    code: list[tuple[int, int, int, int]], number: int, argument: int, values: tuple[int, ...], error: int
-) -> None:
-    """This call never with one of these values."""
-    code.append((_EQUAL, 0, len(values) + 3, number))
-    code.append((_LOAD, 0, 0, _argument_at(argument)))
-    for left, value in zip(range(len(values), 0, -1), values, strict=True):
-        code.append((_EQUAL, left, 0, value))
-    code.append((_RETURN, 0, 0, _ALLOW))
-    code.append((_RETURN, 0, 0, _ERROR | error))
+    code.append((_RETURN, 0, 0, otherwise))
+    code.append((_RETURN, 0, 0, matched))
