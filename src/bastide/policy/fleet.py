@@ -1,12 +1,13 @@
 """The nodes of a fleet as columns of numbers, so that one look can weigh all of them. Pure state: it decides nothing.
 
 Owns what is free on every node and the log of which nodes changed, so that whoever caches a view of the fleet looks again
-only at those. Everything is whole numbers: thousandths of a core, thousandths of a device, MiB, watts.
+only at those. The log is bounded: who has not looked for long looks at everything. Everything is whole numbers: thousandths
+of a core, thousandths of a device, MiB, watts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +56,19 @@ class Request:
 
 
 UNBOUNDED_W = 2**40
+# The log of changes is cut once it is this many times as long as there are nodes (and at least so long).
+LOG_NODES = 2
+LOG_MIN = 1024
 
 
 class Fleet:
-    """Free capacity by node. `free_milli` is nodes x devices; a device a node doesn't have counts as nothing free."""
+    """Free capacity by node. `free_milli` is nodes x devices; a device a node doesn't have counts as nothing free.
 
-    def __init__(self, shapes: Sequence[NodeShape]) -> None:
+    `open`: nodes that may be given something; a lost or drained node is closed. `location_power_w`: watts that all nodes of
+    a location may draw together, beyond their idle draw; a location not named is not bounded.
+    """
+
+    def __init__(self, shapes: Sequence[NodeShape], location_power_w: Mapping[str, int] | None = None) -> None:
         self.shapes = tuple(shapes)
         width = max((shape.devices for shape in shapes), default=0)
         self.devices: Integers = np.array([shape.devices for shape in shapes], dtype=np.int64)
@@ -79,7 +87,14 @@ class Fleet:
         self.model: Integers = np.array([self.models.index(shape.model) for shape in shapes], dtype=np.int64)
         self.location: Integers = np.array([self.locations.index(shape.location) for shape in shapes], dtype=np.int64)
         self.capacity_milli = int(self.devices.sum()) * WHOLE
-        self.changed: list[int] = []  # nodes, in the order they changed
+        self.open: NDArray[np.bool_] = np.ones(len(shapes), dtype=bool)
+        bounds = location_power_w or {}
+        self.location_power_free_w: Integers = np.array(
+            [bounds.get(name, UNBOUNDED_W) for name in self.locations], dtype=np.int64
+        )
+        self.power_bounded = bool(bounds)
+        self._changed: list[int] = []  # nodes, in the order they changed
+        self._dropped = 0  # how many of the log's beginning are gone
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -100,12 +115,19 @@ class Fleet:
             or self.cpu_free_milli[node] < request.cpu_milli
             or self.memory_free_mib[node] < request.memory_mib
             or self.power_free_w[node] < request.power_w
+            or self.location_power_free_w[self.location[node]] < request.power_w
         ):
             raise ValueError(f"{request} does not fit {self.shapes[node].name}")
         if request.devices:
             free[list(used)] -= request.device_milli
         self._move(node, request, -1)
         return used if request.devices else ()
+
+    def take_on(self, node: int, request: Request, devices: tuple[int, ...]) -> None:
+        """`take` on these very devices; the caller has looked that it fits."""
+        if devices:
+            self.free_milli[node, list(devices)] -= request.device_milli
+        self._move(node, request, -1)
 
     def give_back(self, node: int, request: Request, devices: tuple[int, ...]) -> None:
         """The reverse of `take`, with the devices it returned."""
@@ -117,16 +139,66 @@ class Fleet:
         self.cpu_free_milli[node] += sign * request.cpu_milli
         self.memory_free_mib[node] += sign * request.memory_mib
         self.power_free_w[node] += sign * request.power_w
+        self.location_power_free_w[self.location[node]] += sign * request.power_w
         self.instances[node] -= sign
-        self.changed.append(node)
+        self._note((node,))
+
+    def take_each(self, nodes: Integers, request: Request, device: Integers) -> list[tuple[int, ...]]:
+        """`take` on many nodes at once, one copy on each; the caller has looked that it fits. Returns the devices of each."""
+        if request.shares:
+            self.free_milli[nodes, device] -= request.device_milli
+            used = [(one,) for one in device.tolist()]
+        elif request.devices:
+            unused = self.free_milli[nodes] == WHOLE
+            chosen = unused & (unused.cumsum(axis=1) <= request.devices)
+            self.free_milli[nodes] -= np.where(chosen, request.device_milli, 0)
+            used = [tuple(one) for one in np.nonzero(chosen)[1].reshape(len(nodes), request.devices).tolist()]
+        else:
+            used = [()] * len(nodes)
+        self.cpu_free_milli[nodes] -= request.cpu_milli
+        self.memory_free_mib[nodes] -= request.memory_mib
+        if request.power_w:
+            self.power_free_w[nodes] -= request.power_w
+            np.subtract.at(self.location_power_free_w, self.location[nodes], request.power_w)
+        self.instances[nodes] += 1
+        self._note(nodes.tolist())
+        return used
+
+    def set_open(self, node: int, is_open: bool) -> None:
+        """Whether the node may be given something. What it has stays until it is given back."""
+        if bool(self.open[node]) != is_open:
+            self.open[node] = is_open
+            self._note((node,))
+
+    def _note(self, nodes: Sequence[int]) -> None:
+        self._changed.extend(nodes)
+        if len(self._changed) > max(LOG_MIN, LOG_NODES * len(self)):
+            half = len(self._changed) // 2
+            del self._changed[:half]
+            self._dropped += half
+
+    @property
+    def mark(self) -> int:
+        """Where the log of changes stands now."""
+        return self._dropped + len(self._changed)
+
+    def changed_since(self, mark: int) -> Integers:
+        """Nodes that changed since the log stood at `mark`, each once and in order; all where the log is cut there."""
+        if mark < self._dropped:
+            return np.arange(len(self))
+        return np.array(sorted(set(self._changed[mark - self._dropped :])), dtype=np.int64)
 
     def fits(self, request: Request, nodes: Integers) -> NDArray[np.bool_]:
         """Which of `nodes` can take `request` now."""
-        fits: NDArray[np.bool_] = (self.cpu_free_milli[nodes] >= request.cpu_milli) & (
-            self.memory_free_mib[nodes] >= request.memory_mib
+        fits: NDArray[np.bool_] = (
+            self.open[nodes]
+            & (self.cpu_free_milli[nodes] >= request.cpu_milli)
+            & (self.memory_free_mib[nodes] >= request.memory_mib)
         )
         if request.power_w:
             fits &= self.power_free_w[nodes] >= request.power_w
+            if self.power_bounded:
+                fits &= self.powered(request)[nodes]
         if request.locations:
             fits &= np.isin(self.location[nodes], _indices(self.locations, request.locations))
         if request.devices:
@@ -135,13 +207,21 @@ class Fleet:
                 fits &= np.isin(self.model[nodes], _indices(self.models, request.models))
         return fits
 
+    def powered(self, request: Request) -> NDArray[np.bool_]:
+        """Which nodes are at a location that has the power left."""
+        return np.asarray((self.location_power_free_w >= request.power_w)[self.location])
+
+    def allowed(self, locations: frozenset[str]) -> NDArray[np.bool_]:
+        """Which nodes are at one of these locations."""
+        return np.isin(self.location, _indices(self.locations, locations))
+
     def missing(self, request: Request) -> str:
         """Why no node takes `request`: what the nodes lack, in the order the filters look, with how many are left."""
         left = np.ones(len(self), dtype=bool)
-        looks: list[tuple[str, NDArray[np.bool_]]] = []
+        looks: list[tuple[str, NDArray[np.bool_]]] = [("open", self.open)]
         if request.locations:
             wanted = " or ".join(sorted(request.locations))
-            looks.append((f"in {wanted}", np.isin(self.location, _indices(self.locations, request.locations))))
+            looks.append((f"in {wanted}", self.allowed(request.locations)))
         if request.devices and request.models:
             wanted = " or ".join(sorted(request.models))
             looks.append((f"with {wanted}", np.isin(self.model, _indices(self.models, request.models))))
@@ -156,6 +236,7 @@ class Fleet:
         looks.append((f"with {request.cpu_milli / 1000:g} cores free", self.cpu_free_milli >= request.cpu_milli))
         looks.append((f"with {request.memory_mib} MiB free", self.memory_free_mib >= request.memory_mib))
         looks.append((f"with {request.power_w} W free", self.power_free_w >= request.power_w))
+        looks.append((f"at a location with {request.power_w} W left", self.powered(request)))
         said, before = [f"of {len(self)} nodes"], len(self)
         for what, passes in looks:
             left &= passes

@@ -17,7 +17,7 @@ A node's cost for a class is kept until that node changes: a decision costs what
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -92,6 +92,7 @@ class Place:
     device: int  # for a share; -1 else
     cost: float
     reason: str
+    way: int = 0  # which of the ways it was asked for in
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,26 +188,38 @@ class _View:
     seen: int
 
 
-class Placer:
-    """Chooses places by a score. Keeps costs by class of request; a node is looked at again only once it has changed."""
+# Of many copies placed at once, so many go out before the costs of where they went are looked at anew: the smaller, the
+# nearer to one by one, and the slower.
+ROUND_MIN = 8
+ROUND_PART = 4
+# Views kept; the one not used for longest goes.
+VIEWS_MAX = 1024
 
-    def __init__(self, fleet: Fleet, score: Score) -> None:
-        self.fleet, self.score = fleet, score
+
+class Placer:
+    """Chooses places by a score. Keeps costs by class of request; a node is looked at again only once it has changed.
+
+    `price` by node: what a device costs there beside others; places are told apart by price x (what is lost + what is used).
+    """
+
+    def __init__(self, fleet: Fleet, score: Score, price: Numbers | None = None) -> None:
+        self.fleet, self.score, self.price = fleet, score, price
         self._views: dict[Request, _View] = {}
+        self._anywhere: dict[Request, Request] = {}
 
     def view(self, request: Request) -> tuple[Numbers, Integers]:
         """Costs by node (infinite where it does not fit) and the device a share would have there."""
         fleet = self.fleet
-        view = self._views.get(request)
+        view = self._views.pop(request, None)
         if view is None:
-            view = _View(np.full(len(fleet), np.inf), np.full(len(fleet), -1), 0)
-            self._views[request] = view
-            stale = np.arange(len(fleet))
-        elif view.seen == len(fleet.changed):
+            view = _View(np.full(len(fleet), np.inf), np.full(len(fleet), -1), -1)
+            if len(self._views) >= VIEWS_MAX:
+                del self._views[next(iter(self._views))]
+        self._views[request] = view  # the last used is the last to go
+        if view.seen == fleet.mark:
             return view.cost, view.device
-        else:
-            stale = np.array(sorted(set(fleet.changed[view.seen :])), dtype=np.int64)
-        view.seen = len(fleet.changed)
+        stale = fleet.changed_since(view.seen) if view.seen >= 0 else np.arange(len(fleet))
+        view.seen = fleet.mark
         fits = fleet.fits(request, stale)
         view.cost[stale[~fits]] = np.inf
         able = stale[fits]
@@ -214,13 +227,80 @@ class Placer:
             view.cost[able], view.device[able] = self.score(fleet, request, able)
         return view.cost, view.device
 
-    def choose(self, request: Request, wake_s: Sequence[float] | None = None) -> Place | NoPlace:
+    def _valued(self, ways: Sequence[Request], wake_s: Sequence[float] | Numbers | None) -> tuple[Numbers, Integers]:
+        """What each node costs by the cheapest of the ways it can take, and which way that is."""
+        best: Numbers | None = None
+        which: Integers = np.zeros(len(self.fleet), dtype=np.int64)
+        for number, way in enumerate(ways):
+            # Where it may be changes no cost: one view serves all who ask for the same.
+            anywhere = self._anywhere.get(way)
+            if anywhere is None:
+                anywhere = self._anywhere[way] = replace(way, locations=frozenset()) if way.locations else way
+            cost, _ = self.view(anywhere)
+            if self.price is not None:
+                cost = self.price * (cost + way.total_milli / WHOLE)
+            if way.locations:
+                cost = np.where(self.fleet.allowed(way.locations), cost, np.inf)
+            if self.fleet.power_bounded and way.power_w:
+                cost = np.where(self.fleet.powered(way), cost, np.inf)
+            if best is None:
+                best = cost
+            else:
+                which = np.where(cost < best, number, which)
+                best = np.minimum(best, cost)
+        assert best is not None
+        return best if wake_s is None else best + WAKE_PER_S * np.asarray(wake_s, dtype=np.float64), which
+
+    def choose(self, request: Request, wake_s: Sequence[float] | Numbers | None = None) -> Place | NoPlace:
         """The place of least cost; of equals the first node. `wake_s` by node: seconds until it could answer there."""
-        cost, device = self.view(request)
-        total = cost if wake_s is None else cost + WAKE_PER_S * np.asarray(wake_s, dtype=np.float64)
+        return self.choose_way((request,), wake_s)
+
+    def choose_way(self, ways: Sequence[Request], wake_s: Sequence[float] | Numbers | None = None) -> Place | NoPlace:
+        """As `choose`, for what can run in more than one way (such as on other models of device); tells which."""
+        total, which = self._valued(ways, wake_s)
         node = int(total.argmin()) if len(total) else -1
         if node < 0 or not np.isfinite(total[node]):
-            return NoPlace(self.fleet.missing(request))
-        waking = "" if wake_s is None else f", answers there in {wake_s[node]:g} s"
+            return NoPlace(self.fleet.missing(ways[0]))
+        return self._place(node, total, which, ways, wake_s)
+
+    def _place(
+        self,
+        node: int,
+        total: Numbers,
+        which: Integers,
+        ways: Sequence[Request],
+        wake_s: Sequence[float] | Numbers | None,
+    ) -> Place:
+        way = int(which[node])
+        device = int(self._views[self._anywhere[ways[way]]].device[node])
+        waking = "" if wake_s is None else f", answers there in {wake_s[node]:.3g} s"
         reason = f"{self.fleet.shapes[node].name} loses the least: {total[node]:+.3f} of a device{waking}"
-        return Place(node, int(device[node]), float(total[node]), reason)
+        return Place(node, device, float(total[node]), reason, way)
+
+    def take_many(self, ways: Sequence[Request], count: int) -> list[tuple[Place, tuple[int, ...]]]:
+        """Places for so many copies at once, taken, with the devices of each; fewer where no more fit.
+
+        In rounds: the cheapest nodes get one copy each, then those are looked at anew.
+        """
+        found: list[tuple[Place, tuple[int, ...]]] = []
+        while len(found) < count:
+            total, which = self._valued(ways, None)
+            able = np.flatnonzero(np.isfinite(total))
+            left = count - len(found)
+            goes = min(left, len(able), max(ROUND_MIN, left // ROUND_PART))
+            dearest_w = max(way.power_w for way in ways)
+            if self.fleet.power_bounded and dearest_w:
+                left_w = self.fleet.location_power_free_w
+                # What one takes of a location's power, the next lacks: no more than the tightest one with any left holds.
+                goes = min(goes, int(left_w[left_w >= dearest_w].min(initial=dearest_w * goes + 1) // dearest_w))
+            if goes == 0:
+                break
+            nearest = able[np.argpartition(total[able], goes - 1)[:goes]] if goes < len(able) else able
+            nearest = nearest[np.lexsort((nearest, total[nearest]))]
+            for way in range(len(ways)):
+                nodes = nearest[which[nearest] == way]
+                if len(nodes):
+                    places = [self._place(node, total, which, ways, None) for node in nodes.tolist()]
+                    device = self._views[self._anywhere[ways[way]]].device[nodes]
+                    found.extend(zip(places, self.fleet.take_each(nodes, ways[way], device), strict=True))
+        return found
