@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bastide.builds.sources import Sources
-from bastide.cli.apps import _directories, pairs, text_of_directory
+from bastide.cli.apps import _named, pairs, text_of_directory
 from bastide.domain.errors import InvalidRequest
 from bastide.sdk.source import pack
 
@@ -95,7 +95,7 @@ def test_only_directories_of_apps_are_found_in_a_spec() -> None:
     import yaml
 
     text = "services: {a: {app: ./x}, b: {app: {source: sha256:1}}, c: {model: builtin://tiny}, d: 3}"
-    assert [node.value for node in _directories(yaml.compose(text))] == ["./x"]
+    assert [node.value for node in _named(yaml.compose(text), "app")] == ["./x"]
 
 
 def test_variables_by_name_come_from_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from bastide.builds import tools
+from bastide.adapters.isolation.roots import foreign_interpreter
+from bastide.builds import images, tools
 from bastide.builds.detect import Found, checked, detect
 from bastide.builds.sources import Sources
 from bastide.domain.apps import AppSpec, Build, build_inputs
-from bastide.domain.errors import BastideError, NotFound, Unavailable, Unsupported
+from bastide.domain.errors import BastideError, InvalidRequest, NotFound, Unavailable
 from bastide.domain.units import format_bytes, format_duration
 from bastide.ports.builds import BuildProgress, Builds, Collected
 
@@ -44,7 +45,7 @@ class Builder(Builds):
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._resolved: dict[tuple[object, ...], Build] = {}
-        for name in ("sources", "venvs", "modules", "records", "logs"):
+        for name in ("sources", "venvs", "modules", "roots", "records", "logs"):
             (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in directory.glob("*/*.part-*"):  # left by a kill; nobody else builds here
             shutil.rmtree(part, ignore_errors=True)
@@ -75,8 +76,6 @@ class Builder(Builds):
         return None
 
     def build(self, app: AppSpec, progress: BuildProgress) -> Build:
-        if app.image:
-            raise Unsupported("OCI images can't be run here yet; deploy a directory, `app: DIR`")
         with self._lock:
             lock = self._locks.setdefault(self._name(app), threading.Lock())
         with lock:
@@ -109,8 +108,8 @@ class Builder(Builds):
                     *(os.path.dirname(path) if path.endswith("/node_modules") else path for path, _ in build.mounts),
                 }
         self._resolved.clear()
-        used_sources = {app.source.partition(":")[2] for app in used}
-        for kind in ("sources", "venvs", "modules"):
+        used_sources = {(app.source or app.image).partition(":")[2] for app in used}
+        for kind in ("sources", "venvs", "modules", "roots"):
             for path in (self._directory / kind).iterdir():
                 if ".part-" in path.name or str(path) in named or path.name in used_sources:
                     continue
@@ -126,7 +125,8 @@ class Builder(Builds):
     # --- building --------------------------------------------------------------------------------------------------
 
     def _built(self, app: AppSpec, progress: BuildProgress) -> Build:
-        if not self._sources.has(app.source):
+        uploaded = app.source or app.image
+        if not images.is_reference(uploaded) and not self._sources.has(uploaded):
             raise NotFound("its source is not on this node; `bastide deploy` uploads it")
         began = time.monotonic()
         log = self._log(app).open("w")
@@ -141,10 +141,13 @@ class Builder(Builds):
             progress(line[:300])
 
         try:
-            source = self._sources.path(app.source)
-            found = detect(source, app.command)
-            say(found.reason)
-            build = self._assembled(app, found, source, say)
+            if app.image:
+                build = self._unpacked(app, say)
+            else:
+                source = self._sources.path(app.source)
+                found = detect(source, app.command)
+                say(found.reason)
+                build = self._assembled(app, found, source, say)
             say(f"built in {format_duration(time.monotonic() - began)}, {format_bytes(build.build_bytes)}")
         except BastideError as error:
             log.write(f"failed: {error.message}\n")
@@ -181,6 +184,32 @@ class Builder(Builds):
         size = _size(source) + sum(_size(Path(directory)) for directory, _ in mounts)
         key = _key(app.source, [list(mount) for mount in mounts], list(found.argv), list(environment))
         return Build(key, found.kind, found.reason, str(source), found.argv, tuple(mounts), path, environment, size)
+
+    def _unpacked(self, app: AppSpec, say: tools.Say) -> Build:
+        """An image: its root is kept by the digest of its manifest."""
+        foreign_interpreter()  # raises where no root but the host's can be run
+        work = self._directory / "roots" / f"work.part-{secrets.token_hex(4)}"
+        work.mkdir(mode=0o700)
+        try:
+            source = None if images.is_reference(app.image) else self._sources.path(app.image)
+            made, facts = images.unpack(app.image, source, work, say)
+            target = self._directory / "roots" / facts.digest.partition(":")[2]
+            _put(made, target)
+            os.utime(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        argv = app.command or facts.argv
+        if not argv:
+            raise InvalidRequest("the image does not say what to run; say `command:` (on the command line: --command)")
+        names = dict(facts.environment)
+        path = tuple(names.pop("PATH", "").split(":")) if names.get("PATH") else ()
+        exposed = f", listens on {facts.port}" if facts.port is not None else ""
+        reason = f"an image{exposed}; " + ("the command was given" if app.command else f"runs {' '.join(argv)[:200]}")
+        say(reason)
+        return Build(
+            _key(facts.digest, list(argv)), "image", reason, str(target), argv, (), path, tuple(names.items()),
+            _size(target), str(target), facts.directory, facts.port, facts.writes,
+        )  # fmt: skip
 
     def _venv(self, found: Found, source: Path, say: tools.Say) -> Path:
         lines, cache = found.requirements or (), self._directory / "cache"

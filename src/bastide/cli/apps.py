@@ -20,7 +20,7 @@ from bastide.domain.errors import Conflict, InvalidRequest, NotFound
 from bastide.domain.identity import NAME_RULE, is_name
 from bastide.domain.units import format_bytes
 from bastide.sdk import Client
-from bastide.sdk.source import Packed, pack
+from bastide.sdk.source import Packed, pack, pack_file
 
 AppName = Annotated[str, typer.Argument(help="Name of the app.", metavar="APP")]
 
@@ -49,12 +49,33 @@ def check_directory(directory: Path, command: str | None) -> None:
 
 def text_of_directory(directory: Path, options: dict[str, Any]) -> str:
     """A spec for one app out of a directory and the command line's options."""
-    name = options.pop("name") or _name_of(directory)
+    return _text("app", ".", {**options, "name": options["name"] or _name_of(directory)})
+
+
+def _text(kind: str, what: str, options: dict[str, Any]) -> str:
+    name = options.pop("name")
     if not is_name(name):
         raise InvalidRequest(f"{name!r} can't be the app's name ({NAME_RULE}); say another with --name")
-    service: dict[str, Any] = {"app": "."}
+    service: dict[str, Any] = {kind: what}
     service |= {key: value for key, value in options.items() if value not in (None, [], {}, False)}
     return json.dumps({"services": {name: service}})  # JSON is YAML
+
+
+def image_of(path: Path) -> str | None:
+    """The image that a deploy's argument names, as a spec file would; None where it names none."""
+    if str(path).startswith("docker:/"):
+        return "docker://" + str(path).removeprefix("docker:").lstrip("/")  # a path loses one of two slashes
+    if (path / "oci-layout").is_file() or (path.is_file() and path.suffix == ".tar"):
+        return str(path)
+    return None
+
+
+def text_of_image(image: str, path: Path, options: dict[str, Any]) -> str:
+    """A spec for one app out of an image and the command line's options."""
+    name = options["name"] or _name_of(
+        path.with_suffix("") if path.suffix == ".tar" else Path(path.name.partition(":")[0])
+    )
+    return _text("image", image, {**options, "name": name})
 
 
 def _name_of(directory: Path) -> str:
@@ -62,17 +83,19 @@ def _name_of(directory: Path) -> str:
 
 
 def uploaded(client: Client, text: str, base: Path, quiet: bool) -> str:
-    """The spec's text with every directory of an app replaced by its digest; what the server lacks is sent."""
+    """The spec's text with every app's directory, or image's file, replaced by its digest; what the server lacks is sent."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
         return text  # the server says what is wrong, with its line
-    places = [node for node in _directories(tree) if not str(node.value).startswith("sha256:")]
+    images = [node for node in _named(tree, "image") if not str(node.value).startswith("docker:")]
+    places = [node for node in (*_named(tree, "app"), *images) if not str(node.value).startswith("sha256:")]
     packs: dict[str, Packed] = {}
     for node in sorted(places, key=lambda node: -node.start_mark.index):
         directory = str(node.value)
         if directory not in packs:
-            packed = packs[directory] = pack((base / directory).resolve())
+            path = (base / directory).resolve()
+            packed = packs[directory] = pack_file(path) if path.is_file() and node in images else pack(path)
             sent = client.upload(packed)
             if not quiet:
                 size, count = format_bytes(packed.source_bytes), len(packed.entries)
@@ -82,11 +105,11 @@ def uploaded(client: Client, text: str, base: Path, quiet: bool) -> str:
     return text
 
 
-def _directories(tree: Any) -> list[Any]:
-    """The nodes that name an app's directory."""
+def _named(tree: Any, key: str) -> list[Any]:
+    """The nodes that name an app's directory, or its image."""
     found = []
     for service in _values(_value(tree, "services")):
-        given = _value(service, "app")
+        given = _value(service, key)
         if isinstance(given, yaml.ScalarNode) and given.value.strip():
             found.append(given)
     return found

@@ -34,10 +34,13 @@ def deploy(
     context: typer.Context,
     path: Annotated[
         Path,
-        typer.Argument(help="A spec file, a directory with a bastide.yaml, or an app's directory.", metavar="FILE|DIR"),
+        typer.Argument(
+            help="A spec file, a directory with a bastide.yaml, an app's directory, or an OCI image (.tar, layout, docker://…).",
+            metavar="FILE|DIR|IMAGE",
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of an app's directory: the app's name (default: the directory's).")
+        str | None, typer.Option(help="Of an app's directory or image: the app's name (default: the directory's).")
     ] = None,
     command: Annotated[str | None, typer.Option(help="What to run (default: found out).")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, or NAME from this environment (repeat).")] = None,
@@ -61,8 +64,11 @@ def deploy(
         "name": name, "command": command, "env": apps.pairs(env), "secrets": secret, "port": port, "public": public,
         "replicas": replicas,
     }  # fmt: skip
-    file = _spec_file(path)
-    if file is None:
+    image = apps.image_of(path)
+    file = _spec_file(path) if image is None else None
+    if image is not None:
+        text, base = apps.text_of_image(image, path, own), Path(".")
+    elif file is None:
         apps.check_directory(path, command)
         text, base = apps.text_of_directory(path, own), path
     elif any(own.values()):

@@ -123,12 +123,12 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
 
     if control.loop.builds is None:
         wrong("app", "apps can't be run on this machine; `bastide doctor` says why")
-    elif app.image:
-        wrong("image", "OCI images can't be run here yet; deploy a directory, `app: DIR`")
-    elif not is_digest(app.source):
-        wrong("app", f"{app.source!r} must be uploaded first: `bastide deploy` does that")
-    elif not control.loop.builds.has_source(app.source):
-        wrong("app", "its source is not on the server; `bastide deploy` uploads it")
+    elif not app.image.startswith("docker://"):
+        where, uploaded = ("image", app.image) if app.image else ("app", app.source)
+        if not is_digest(uploaded):
+            wrong(where, f"{uploaded!r} must be uploaded first: `bastide deploy` does that")
+        elif not control.loop.builds.has_source(uploaded):
+            wrong(where, "its source is not on the server; `bastide deploy` uploads it")
     try:
         parse_egress(app.egress, control.settings.egress_sets)
     except InvalidRequest as error:

@@ -27,13 +27,14 @@ APP_IN_FLIGHT = 100
 DAY_S = 86400.0
 TEXT_BYTES_MAX = 256 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_REFERENCE = re.compile(r"docker://[A-Za-z0-9][A-Za-z0-9._:/@-]{1,400}")
 _DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Told to every app by Bastide itself.
 OWN_VARIABLES = ("PORT", "BASTIDE_URL", "BASTIDE_API_KEY", "BASTIDE_PROJECT", "BASTIDE_SERVICE", "OPENAI_BASE_URL", "OPENAI_API_KEY")  # fmt: skip
 
 APP_FIELDS: tuple[Field, ...] = (
     Field("app", "DIR, or {source: sha256:…}", "-", "Instead of `model`: a directory with a Python or Node web app, or anything with a `command`. `bastide deploy` packs and uploads it; relative to the spec file."),
-    Field("image", "PATH", "-", "Instead of `app`: an OCI image, a local layout or archive on the server's machine."),
+    Field("image", "PATH, docker://NAME, or {source: sha256:…}", "-", "Instead of `app`: an OCI image. A layout (a directory) or an archive of OCI's or Docker's, relative to the spec file, which `bastide deploy` uploads; or one in a registry that the server can reach."),
     Field("command", "text, or a list of words", "found out", "What to run in the app's directory. A text is run by the shell. It listens on `$PORT`."),
     Field("port", "1 to 65535", str(PORT), "Where the app listens inside; told to it as `PORT`."),
     Field("env", "{NAME: value}", "{}", "Environment variables."),
@@ -68,7 +69,7 @@ class AppReader(Reader):
 
     def app(self, tree: Branch, name: str) -> tuple[AppSpec, int]:
         """The app, and how many requests at once one instance should carry."""
-        source, image = self.source(tree, name), self.leaf(tree, name, "image", "", _text)
+        source, image = self.source(tree, name, "app", "a directory such as ./api"), self.image(tree, name)
         if source and image:
             self.wrong(tree.lines["image"], f"{name}.image", "either `app` or `image`, not both")
         target = self.group(
@@ -127,17 +128,23 @@ class AppReader(Reader):
         self._problems[before:] = dict.fromkeys(self._problems[before:])  # read twice, told once
         return found
 
-    def source(self, tree: Branch, name: str) -> str:
-        given = tree.entries.get("app")
+    def source(self, tree: Branch, name: str, key: str, such: str) -> str:
+        given = tree.entries.get(key)
         if given is None:
             return ""
         if isinstance(given, Branch):
-            self.unknown(given, ("source",), f"{name}.app.")
-            return str(self.leaf(given, f"{name}.app", "source", "", _text))
+            self.unknown(given, ("source",), f"{name}.{key}.")
+            return str(self.leaf(given, f"{name}.{key}", "source", "", _text))
         if isinstance(given, Leaf) and isinstance(given.value, str) and given.value.strip():
             return given.value
-        self.wrong(given.line, f"{name}.app", "must be a directory such as ./api")
+        self.wrong(given.line, f"{name}.{key}", f"must be {such}")
         return ""
+
+    def image(self, tree: Branch, name: str) -> str:
+        found = self.source(tree, name, "image", "an image such as ./api.tar, or docker://NAME")
+        if found.startswith("docker:") and not _REFERENCE.fullmatch(found):
+            self.wrong(tree.lines["image"], f"{name}.image", f"{found!r} names no image; write docker://HOST/NAME:TAG")
+        return found
 
     def command(self, tree: Branch, name: str) -> tuple[str, ...]:
         given = tree.entries.get("command")

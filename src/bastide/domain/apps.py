@@ -74,7 +74,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class AppSpec:
-    """One app. Exactly one of `source` (sha256:… of an uploaded directory) and `image` is set.
+    """One app. Exactly one of `source` (sha256:… of an uploaded directory) and `image` (the same of an uploaded image, or
+    docker://… of one in a registry) is set.
 
     `command`: words to run; one word that holds spaces is for the shell; empty: found out at build. `secrets`: names,
     given as environment of the same name in capitals. `public`: who asks needs no key. `schedule`: a cron line.
@@ -106,6 +107,8 @@ class Build:
 
     Directories are on the host: `source` is shown at /app, each of `mounts` (host directory, where) beside it,
     read-only. `argv` and `path` (searched first) as they are inside. `reason`: how it was found out what to run.
+    `root`: of an image, what is `/` inside; then `source` is not shown, `directory` is where it begins, `port` the one it
+    says it listens on (None: it does not say), and `writes` where it expects to write.
     """
 
     key: str
@@ -117,7 +120,10 @@ class Build:
     path: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     build_bytes: int = 0
-    root: str = ""  # of an image: what is / inside
+    root: str = ""
+    directory: str = "/app"
+    port: int | None = None
+    writes: tuple[str, ...] = ()
 
 
 def secret_variable(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from bastide.domain.apps import Build
+from bastide.domain.apps import PORT, Build
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Serving, WeightFile
 from bastide.domain.isolation import Box, Limits, Mount, Scratch
 from bastide.domain.spec import ServiceSpec
@@ -13,6 +13,7 @@ from bastide.engines.port import Ask, BoxPlace, Place
 NAME = "app"
 FIRST_BYTES = 64 * 2**20  # what an app is thought to hold until it was measured
 CONFIG_BYTES = 2**20
+WRITES_BYTES = 64 * 2**20  # of each directory that an image expects to write to
 PATH = "/usr/local/bin:/usr/bin:/bin"
 HOME = "/home/user"
 DIRECTORY = "/app"
@@ -40,8 +41,8 @@ class App:
         name = box_name(assignment.instance)
         volumes = tuple(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}" for volume in app.volumes)
         mounts = (
-            *boxes.mounts,
-            Mount(build.source, DIRECTORY),
+            *(boxes.image_mounts if build.root else boxes.mounts),
+            *(() if build.root else (Mount(build.source, DIRECTORY),)),
             *(Mount(source, target) for source, target in build.mounts),
             *(Mount(path, volume.path, writable=True) for path, volume in zip(volumes, app.volumes, strict=True)),
             *((Mount(boxes.door, DOOR),) if boxes.door else ()),
@@ -50,11 +51,17 @@ class App:
         scratch = tuple(Scratch(folder, CONFIG_BYTES) for folder in folders if folder not in ("/tmp", HOME))
         if app.disk_bytes is not None:
             scratch += (Scratch("/tmp", app.disk_bytes // 2), Scratch(HOME, app.disk_bytes // 2))
+        scratch += tuple(
+            Scratch(path, WRITES_BYTES)
+            for path in build.writes
+            if path not in {shown.target for shown in (*mounts, *scratch)}
+        )
         path = ":".join((*build.path, PATH))
+        port = app.port if build.port is None or app.port != PORT else build.port
         box = Box(
             name=name,
             tier=app.isolation,
-            arguments=boxes.arguments,
+            arguments=boxes.image_arguments if build.root else boxes.arguments,
             environment=(("PATH", path), ("HOME", HOME), ("LANG", "C.UTF-8")),
             root=build.root,
             mounts=mounts,
@@ -74,9 +81,9 @@ class App:
             box=box,
             serving=Serving(
                 argv=build.argv,
-                directory=DIRECTORY,
-                port=app.port,
-                environment=environment(assignment, build, boxes),
+                directory=build.directory,
+                port=port,
+                environment=environment(assignment, build, boxes, port),
                 files=app.config_files,
                 health=app.health,
             ),
@@ -106,12 +113,12 @@ class App:
         return None
 
 
-def environment(assignment: Assignment, build: Build, boxes: BoxPlace) -> tuple[tuple[str, str], ...]:
+def environment(assignment: Assignment, build: Build, boxes: BoxPlace, port: int) -> tuple[tuple[str, str], ...]:
     """All but its secrets and its key, which are given at the start."""
     spec = assignment.spec
     assert spec.app is not None
     own: tuple[tuple[str, str], ...] = (
-        ("PORT", str(spec.app.port)),
+        ("PORT", str(port)),
         ("BASTIDE_PROJECT", spec.project),
         ("BASTIDE_SERVICE", spec.name),
     )

@@ -18,11 +18,14 @@ class BoxPlace:
     """What boxes on this node have in common: how the agent inside is started, what it needs to see, how they reach us.
 
     `door`: the host directory with the socket that leads to the gateway (empty: none), `url`: what an app calls it by.
-    `volumes`: the host directory of volumes.
+    `volumes`: the host directory of volumes. `image_arguments`, `image_mounts`: the same in a root that is not the host's;
+    empty where that can't be.
     """
 
     arguments: tuple[str, ...]
     mounts: tuple[Mount, ...]
+    image_arguments: tuple[str, ...] = ()
+    image_mounts: tuple[Mount, ...] = ()
     volumes: str = ""
     door: str = ""
     url: str = ""

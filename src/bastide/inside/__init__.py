@@ -8,10 +8,10 @@ DIRECTORY = os.path.dirname(os.path.abspath(__file__))  # no pathlib: a user may
 SHOWN_AT = "/run/bastide/inside"  # where a box sees this directory
 
 
-def arguments(program: str) -> tuple[str, ...]:
-    """How the agent is started in a box, by the Python at `program`."""
+def arguments(program: tuple[str, ...]) -> tuple[str, ...]:
+    """How the agent is started in a box, by the Python that `program` begins: its path, or a loader and what that needs."""
     return (
-        program,
+        *program,
         "-I",
         "-S",
         "-c",

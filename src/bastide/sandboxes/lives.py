@@ -121,16 +121,17 @@ class Lives:
 
     def _box_named(self, name: str, kind: Kind, limits: Limits) -> Box:
         template = self.templates.named(kind.template)
+        arguments, mounts = self.templates.agent(template)
         environment = [("HOME", HOME), ("PATH", template.path), ("USER", "user"), ("LANG", "C.UTF-8")]
         if template.python:
             environment.append(("BASTIDE_PYTHON", template.python))
         return Box(
             name=name,
             tier=kind.tier,
-            arguments=self.templates.arguments(),
+            arguments=arguments,
             environment=tuple(environment),
             root=template.root,
-            mounts=self.templates.mounts(),
+            mounts=mounts,
             scratch=(Scratch(HOME, kind.disk_bytes),),
             limits=limits,
             listens=("agent",),

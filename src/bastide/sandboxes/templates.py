@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from bastide.adapters.isolation.roots import foreign_interpreter
 from bastide.domain.errors import NotFound, Unsupported
 from bastide.domain.isolation import Mount
 from bastide.inside import DIRECTORY, SHOWN_AT, arguments
@@ -34,7 +35,7 @@ class Templates:
 
     def all(self) -> tuple[Template, ...]:
         own = tuple(
-            Template(folder.name, "a directory of your own", root=str(folder.resolve()))
+            Template(folder.name, "a directory of your own", str(folder.resolve()), _python_of(folder))
             for folder in (sorted(self._directory.iterdir()) if self._directory.exists() else ())
             if folder.is_dir()
         )
@@ -58,10 +59,16 @@ class Templates:
         known = ", ".join(template.name for template in self.all())
         raise NotFound(f"there is no template {name!r}; there are {known}, and `snapshot:ID`")
 
-    def mounts(self) -> tuple[Mount, ...]:
-        """What every box needs to run its agent."""
-        return (*(Mount(need, need) for need in self._needs), Mount(str(DIRECTORY), SHOWN_AT))
+    def agent(self, template: Template) -> tuple[tuple[str, ...], tuple[Mount, ...]]:
+        """(how the agent is started inside, what it needs to see). Raises Unsupported where a root can't be run here."""
+        inside = Mount(str(DIRECTORY), SHOWN_AT)
+        if template.root:
+            program, mounts = foreign_interpreter()
+            return arguments(program), (*mounts, inside)
+        return arguments((self._program,)), (*(Mount(need, need) for need in self._needs), inside)
 
-    def arguments(self) -> tuple[str, ...]:
-        """How the agent is started inside."""
-        return arguments(self._program)
+
+def _python_of(root: Path) -> str:
+    """A root's own Python, as the inside sees it; empty: it has none, and no stateful code can be run there."""
+    found = (path for path in ("/usr/local/bin/python3", "/usr/bin/python3") if os.path.lexists(root / path[1:]))
+    return next(found, "")

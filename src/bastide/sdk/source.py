@@ -84,6 +84,15 @@ def pack(directory: Path) -> Packed:
     return Packed(directory, digest_of(entries), tuple(sorted(entries, key=lambda entry: entry.path)), total)
 
 
+def pack_file(path: Path) -> Packed:
+    """One file, as a directory that holds nothing else: an archive of an image."""
+    size = path.stat().st_size
+    if size > SOURCE_BYTES_MAX:
+        raise InvalidRequest(f"{path} is over {format_bytes(SOURCE_BYTES_MAX)}")
+    entries = (Entry(path.name, "file", _sum(path)),)
+    return Packed(path.parent, digest_of(entries), entries, size)
+
+
 def _sum(path: Path) -> str:
     try:
         with open(path, "rb") as file:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from bastide.adapters.isolation.folders import interpreter
+from bastide.adapters.isolation.roots import foreign_interpreter
 from bastide.adapters.runtime.boxed import Boxes, Exits
 from bastide.builds.builder import Builder
+from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Mount, Tier
 from bastide.engines.app import DOOR, DOOR_PORT
 from bastide.engines.port import BoxPlace
@@ -22,9 +25,17 @@ def builder(places: Places) -> Builder:
 
 def box_place(places: Places) -> BoxPlace:
     program, needs = interpreter()
+    inside = Mount(str(DIRECTORY), SHOWN_AT)
+    image_arguments: tuple[str, ...] = ()
+    image_mounts: tuple[Mount, ...] = ()
+    with contextlib.suppress(Unsupported):  # an image is then refused where it is built
+        foreign, mounts = foreign_interpreter()
+        image_arguments, image_mounts = arguments(foreign), (*mounts, inside)
     return BoxPlace(
-        arguments=arguments(program),
-        mounts=(*(Mount(need, need) for need in needs), Mount(str(DIRECTORY), SHOWN_AT)),
+        arguments=arguments((program,)),
+        mounts=(*(Mount(need, need) for need in needs), inside),
+        image_arguments=image_arguments,
+        image_mounts=image_mounts,
         volumes=str(places.volumes),
         door=str(places.door),
         url=f"http://127.0.0.1:{DOOR_PORT}",

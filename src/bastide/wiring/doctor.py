@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bastide.adapters.runtime import proc
+from bastide.domain.errors import Unsupported
 from bastide.domain.units import format_bytes
 from bastide.wiring.rungs import test_rungs
 
@@ -28,7 +29,7 @@ GVISOR_RECIPE = """gVisor is one program, runsc; it needs neither root nor KVM. 
 programs, or where RUNSC_PATH says:
 
   Debian 13 and newer    apt-get install runsc
-  from Bastide's source  scripts/runsc          # the same program, beside Bastide's own, on older Debian too
+  from Bastide's source  scripts/debian-programs # the same program, beside Bastide's own, on older Debian too
   anything else          gVisor's own release: see its documentation, "Installation"
 
 Debian 12's runsc is of 2022 and only knows the slow ptrace platform; a runsc built with a Go newer than it knows
@@ -64,7 +65,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything, in the order it is shown."""
-    return [*_machine(), *_memory(), *_groups(), *_rungs(), *_isolation(), *_accelerators(), *_engines()]
+    return [*_machine(), *_memory(), *_groups(), *_rungs(), *_isolation(), *_accelerators(), *_engines(), *_builds()]
 
 
 def as_dictionaries(findings: list[Finding]) -> list[dict[str, str]]:
@@ -201,4 +202,28 @@ def _engines() -> list[Finding]:
                 mend,
             )
         )
+    return found
+
+
+def _builds() -> list[Finding]:
+    """What apps are built with."""
+    from bastide.builds import images, tools
+
+    found = []
+    for name, find, what, mend in (
+        ("uv", tools.uv, "Python apps", "pip install 'bastide[apps]'"),
+        ("node", tools.node, "Node apps", "apt-get install nodejs npm"),
+        ("umoci", lambda: images.program("umoci"), "OCI images", "apt-get install umoci"),
+        (
+            "skopeo",
+            lambda: images.program("skopeo"),
+            "images from registries, Docker archives",
+            "apt-get install skopeo",
+        ),
+    ):
+        try:
+            find()
+            found.append(Finding("builds", name, "ok", what))
+        except Unsupported:
+            found.append(Finding("builds", name, "lacks", f"not here: no {what}", mend))
     return found

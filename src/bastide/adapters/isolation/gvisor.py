@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from bastide.adapters.isolation.namespace import (
     libraries,
     program_says,
     scratches,
+    targets,
 )
+from bastide.adapters.isolation.roots import Shown, view
 from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Box, BoxLaunch, SaveCommand, Tier
 
@@ -175,14 +178,14 @@ class GvisorIsolation(Boxed):
             found.append({"destination": target, "type": "bind", "source": place, "options": options})
 
         words += ["--dir", "/rootfs"]
-        root = Path(box.root or "/")
-        names = sorted(os.listdir(root)) if box.root else ("usr", "bin", "sbin", "lib", "lib64", "lib32")
-        for name in names:
-            path = root / name
-            if path.is_symlink():
-                words += ["--symlink", os.readlink(path), f"/rootfs/{name}"]
-            elif path.exists() and name not in ("proc", "dev", "sys", "tmp", "run"):
-                words += ["--ro-bind", opened(path), f"/rootfs/{name}"]
+        for entry in _root(box):
+            place = f"/rootfs{entry.target}"
+            if entry.link:
+                words += ["--symlink", entry.link, place]
+            elif entry.source:
+                words += ["--ro-bind", opened(entry.source), place]
+            else:
+                words += ["--perms", "0755", "--dir", place]
         if not box.root:
             for name in etc.FROM_HOST:
                 if os.path.exists(name):
@@ -237,6 +240,19 @@ def _bundle(box: Box, mounts: list[dict[str, Any]]) -> dict[str, Any]:
         "mounts": mounts,
         "linux": {"namespaces": [{"type": kind} for kind in kinds]},
     }
+
+
+def _root(box: Box) -> Iterator[Shown]:
+    """Its own root, or of the host's what holds programs."""
+    if box.root:
+        yield from view(Path(box.root), targets(box))
+        return
+    for name in ("usr", "bin", "sbin", "lib", "lib64", "lib32"):
+        path = Path("/") / name
+        if path.is_symlink():
+            yield Shown(f"/{name}", link=os.readlink(path))
+        elif path.exists():
+            yield Shown(f"/{name}", source=str(path))
 
 
 def _network(box: Box) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from bastide.adapters.isolation import etc
 from bastide.adapters.isolation.base import Boxed
 from bastide.adapters.isolation.folders import Folders, box_user
+from bastide.adapters.isolation.roots import view
 from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Box, BoxLaunch, Scratch, Tier
 
@@ -144,12 +145,13 @@ def _view(arguments: _Arguments, opened: Opened, box: Box, etc_directory: Path) 
     """What the box sees, read-only but for its scratch and its writable mounts."""
     arguments.add("--size", str(16 * 2**20), "--tmpfs", "/")
     if box.root:
-        for entry in sorted(os.listdir(box.root)):
-            path = Path(box.root) / entry
-            if path.is_symlink():
-                arguments.add("--symlink", os.readlink(path), f"/{entry}")
-            elif entry not in ("proc", "dev", "sys", "tmp", "run"):
-                arguments.add("--ro-bind", opened(path), f"/{entry}")
+        for shown in view(Path(box.root), targets(box)):
+            if shown.link:
+                arguments.add("--symlink", shown.link, shown.target)
+            elif shown.source:
+                arguments.add("--ro-bind", opened(shown.source), shown.target)
+            else:
+                arguments.add("--perms", "0755", "--dir", shown.target)
     else:
         arguments.add("--ro-bind", opened("/usr"), "/usr")
         for name in ("bin", "sbin", "lib", "lib64", "lib32"):
@@ -181,3 +183,8 @@ def scratches(box: Box) -> tuple[Scratch, ...]:
     asked = {scratch.target for scratch in box.scratch}
     usual = (Scratch("/tmp", TEMPORARY_BYTES), Scratch(etc.HOME, TEMPORARY_BYTES))
     return (*(scratch for scratch in usual if scratch.target not in asked), *box.scratch)
+
+
+def targets(box: Box) -> tuple[str, ...]:
+    """Where something is laid over what a root holds."""
+    return (*(scratch.target for scratch in scratches(box)), *(mount.target for mount in box.mounts))
