@@ -22,7 +22,7 @@ def resident(name: str, **rest: object) -> Resident:
         "idle_s": 100.0,
         "resident_s": 100.0,
         "wake_s": 0.1,
-        "interval_s": 60.0,
+        "demand_per_s": 1 / 60,
     }
     return Resident(**(fields | rest))  # type: ignore[arg-type]
 
@@ -35,7 +35,7 @@ def test_room_is_there() -> None:
 
 
 def test_the_least_regretted_gives_way() -> None:
-    busy_soon = replace(B, interval_s=1.0, idle_s=1.0)
+    busy_soon = replace(B, demand_per_s=1.0, idle_s=1.0)
     decision = make_room(80 * MIB, 30 * MIB, (busy_soon, A))
     assert isinstance(decision, GiveWay) and decision.victims == ("a",)
     assert "idle for" in decision.reason
@@ -95,7 +95,7 @@ def fleets(draw: st.DrawFn) -> tuple[int, int, tuple[Resident, ...]]:
                 idle_s=0.0 if in_flight else draw(st.floats(0, 1000)),
                 resident_s=draw(st.floats(0, 1000)),
                 wake_s=draw(st.floats(0.001, 30)),
-                interval_s=draw(st.floats(0.01, 1e6)),
+                demand_per_s=draw(st.floats(1e-6, 100)),
                 pinned=draw(st.booleans()),
                 moving=draw(st.booleans()),
             )

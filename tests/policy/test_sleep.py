@@ -16,7 +16,7 @@ from bastide.policy.sleep import (
     WAIT_S_PER_GIB_S,
     RungCost,
     ladder,
-    next_step,
+    next_step_s,
     step_due,
 )
 
@@ -75,11 +75,10 @@ def test_auto_prefers_light_for_small_and_deep_for_large() -> None:
 
 def test_next_and_due() -> None:
     steps = ladder(TIMED, TINY, ALL)
-    first = next_step(steps, Rung.AWAKE)
-    assert first is not None and first.rung is Rung.LIGHT
-    second = next_step(steps, Rung.LIGHT)
-    assert second is not None and second.rung is Rung.DEEP
-    assert next_step(steps, Rung.DEEP) is None
+    assert next_step_s(steps, Rung.AWAKE, 0.0) == 60.0
+    assert next_step_s(steps, Rung.LIGHT, 60.0) == 1800.0
+    assert next_step_s(steps, Rung.AWAKE, 70.0) == 70.0, "overdue"
+    assert next_step_s(steps, Rung.DEEP, 2000.0) is None
     assert step_due(steps, Rung.AWAKE, 59.9) is None
     due = step_due(steps, Rung.AWAKE, 5000.0)
     assert due is not None and due.rung is Rung.DEEP, "what was slept through is not stepped through"

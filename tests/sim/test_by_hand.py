@@ -8,7 +8,7 @@ import pytest
 
 from bastide.adapters.runtime.memory import Costs
 from bastide.agent.core import NodeCore
-from bastide.agent.moves import NodeSettings
+from bastide.agent.nodestate import NodeSettings
 from bastide.domain.errors import Conflict
 from bastide.domain.instances import Assignment, RungFact, WeightFile
 from bastide.domain.lifecycle import Rung

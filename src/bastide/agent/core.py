@@ -93,11 +93,8 @@ class NodeCore(Moves):
         if record is None or record.removing:
             self._out.append(Refuse(token, NotFound(f"this node has no instance {instance}")))
             return self._flush()
-        if record.last_wanted_s is not None:
-            gap = now_s - record.last_wanted_s
-            known = record.interval_s != float("inf")
-            record.interval_s = gap if not known else 0.7 * record.interval_s + 0.3 * gap
-        record.last_wanted_s = now_s
+        if worker is not None:
+            self._came(record, worker, now_s)
         if record.phase is Phase.AWAKE and record.sink_to is None:
             self._grant(record, Waiter(token, worker, now_s), Rung.AWAKE, now_s)
             return self._flush()
@@ -157,10 +154,13 @@ class NodeCore(Moves):
             record.waiters = [waiter for waiter in record.waiters if waiter.worker != worker]
         return self._pump(now_s)
 
-    def activity(self, worker: str, instance: str, in_flight: int, last_used_s: float, now_s: float) -> list[Effect]:
-        """What a gateway says of an instance it holds."""
+    def activity(
+        self, worker: str, instance: str, in_flight: int, last_used_s: float, now_s: float, requests: int | None = None
+    ) -> list[Effect]:
+        """What a gateway says of an instance it holds. `requests`: how many it has sent there, ever."""
         record = self.records.get(instance)
         if record is not None and worker in record.leases:
+            self._asked(record, worker, in_flight, last_used_s, now_s, requests)
             record.in_flight[worker] = in_flight
             record.last_used_s = max(record.last_used_s, last_used_s)
             self._out.append(Changed(instance))
@@ -211,7 +211,7 @@ class NodeCore(Moves):
         freed = max(0, record.held_bytes - held_bytes)
         reason = record.sink_reason if was_sinking else record.reason
         record.move(RESTED[rung], reason, now_s)
-        record.sink_to, record.leaving_for_room = None, False
+        record.sink_to, record.leaving_for_room, record.ahead_reason = None, False, ""
         record.held_bytes = held_bytes
         if not rung.has_process:
             record.pid = None

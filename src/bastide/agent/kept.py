@@ -1,4 +1,4 @@
-"""What the agent keeps on disk of each instance: its assignment, for a restart, and its log, for people."""
+"""What the agent keeps on disk: each instance's assignment and how services are used, for a restart; logs, for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import msgspec
 
+from bastide.agent.habits import Habits
 from bastide.domain.instances import Assignment
 from bastide.ports.clock import Clock
 from bastide.ports.link import Body
 
 LOG_LINE_BYTES_MAX = 400
 PART_BYTES_MAX = 64 * 1024
+HABITS = "habits"
 
 
 class Kept:
@@ -32,10 +34,22 @@ class Kept:
 
     def keep(self, assignment: Assignment) -> None:
         """Whole or not at all."""
-        path = self._assignments / f"{assignment.instance}.json"
+        self._write(self._assignments / f"{assignment.instance}.json", msgspec.json.encode(assignment))
+
+    def keep_habits(self, habits: Habits) -> None:
+        """As it is now, where it changed. Losing it costs nothing but learning anew."""
+        if habits.changed:
+            habits.changed = False
+            self._write(self._assignments / HABITS, msgspec.json.encode(habits.kept()))
+
+    def recall(self, habits: Habits) -> None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
+            habits.know(msgspec.json.decode((self._assignments / HABITS).read_bytes()))
+
+    def _write(self, path: Path, data: bytes) -> None:
         fresh = path.with_suffix(".new")
         with contextlib.suppress(OSError):
-            fresh.write_bytes(msgspec.json.encode(assignment))
+            fresh.write_bytes(data)
             fresh.replace(path)
 
     def forget(self, instance: str) -> None:

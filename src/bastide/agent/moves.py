@@ -1,15 +1,10 @@
 """How instances move on one node: the queue of wakes, the steps down, failures, room on the device. No input or output.
 
-Owns the records. agent/core.py turns what happens outside into these moves; nothing else may change a record.
+Owns the order of waking. agent/core.py turns what happens outside into these moves; nothing else may change a record.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from dataclasses import dataclass
-
-from bastide.agent.costs import CostBook
 from bastide.agent.effects import (
     AskBack,
     Changed,
@@ -17,76 +12,33 @@ from bastide.agent.effects import (
     Forgotten,
     Grant,
     Lost,
-    Note,
     Refuse,
     SinkEngine,
-    Spent,
     StartEngine,
     StopEngine,
     Tell,
     WakeEngine,
 )
+from bastide.agent.nodestate import NodeState
 from bastide.agent.record import Record, Waiter
-from bastide.domain.decisions import Decision
 from bastide.domain.errors import EngineStartFailed, NoRoom
 from bastide.domain.lifecycle import Happening, Phase, Rung
 from bastide.domain.units import format_bytes
 from bastide.policy import backoff, room
-from bastide.policy.sleep import RungCost, ladder, next_step, step_due
+from bastide.policy.sleep import IDLE_S_MIN, Step, step_due
 
-HOLDING = {Phase.STARTING, Phase.AWAKE, Phase.SINKING, Phase.FROZEN, Phase.LIGHT, Phase.WAKING, Phase.STOPPING}
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
-    """What the core knows of its node: its name, its device's budget in bytes, and the rungs that hold here."""
-
-    node: str
-    budget_bytes: int
-    available: frozenset[Rung]
+# Where there is no room to wake somebody ahead of a request, it is looked again so often.
+AHEAD_AGAIN_S = 5.0
 
 
-class Moves:
-    """The state of one node and every move of its instances; effects gather until they are taken."""
-
-    def __init__(self, settings: NodeSettings) -> None:
-        self.settings = settings
-        self.records: dict[str, Record] = {}
-        self._queue: deque[str] = deque()
-        self._due: list[tuple[float, str]] = []
-        self.costs = CostBook()
-        self._out: list[Effect] = []
-        self._serial = 0
-
-    def next_due_s(self) -> float | None:
-        """When `tick` should be called next, in seconds since the epoch; None: not before something happens."""
-        return self._due[0][0] if self._due else None
-
-    def held_bytes(self) -> int:
-        """What all instances count for on the device now."""
-        return sum(self._charge(record) for record in self.records.values())
-
-    def _flush(self) -> list[Effect]:
-        out, self._out = self._out, []
-        return out
-
-    def _decide(self, record: Record, what: str, reason: str, now_s: float, **facts: float | int | str) -> None:
-        spec = record.assignment.spec
-        self._out.append(Note(Decision(now_s, spec.project, spec.name, "agent", what, reason, record.instance, facts)))
-
-    def _spend(self, record: Record, now_s: float) -> None:
-        if now_s > record.spent_since_s:
-            self._out.append(Spent(record.instance, record.phase, now_s - record.spent_since_s, now_s))
-        record.spent_since_s = now_s
-
-    def _charge(self, record: Record) -> int:
-        if record.phase in (Phase.STARTING, Phase.WAKING, Phase.AWAKE, Phase.FROZEN):
-            return max(record.awake_bytes, record.held_bytes)
-        return record.held_bytes if record.phase in HOLDING or record.phase is Phase.DEEP else 0
+class Moves(NodeState):
+    """Every move of a node's instances."""
 
     def _want(self, record: Record, now_s: float) -> None:
         if not record.wanted and not record.removing:
             record.wanted = True
+            project = record.assignment.spec.project
+            record.turn = self._turns[project] = self.rules.turn(self._served, self._turns.get(project))
             self._queue.append(record.instance)
 
     def _unwant(self, record: Record) -> None:
@@ -109,7 +61,11 @@ class Moves:
     def _awake(self, record: Record, reason: str, now_s: float) -> None:
         self._spend(record, now_s)
         record.move(Happening.READY, reason, now_s)
-        record.resident_since_s = record.last_used_s = now_s
+        record.resident_since_s = now_s
+        if record.waiters:
+            record.ahead_reason = ""
+        if not record.ahead_reason:
+            record.last_used_s = now_s
         record.held_bytes = max(record.held_bytes, record.awake_bytes)
         self._decide(
             record, "awake", f"{reason}; {len(record.waiters)} waited", now_s, woke_from=record.woke_from.value
@@ -135,7 +91,7 @@ class Moves:
         record.in_flight.clear()
         record.move(Happening.DIED, reason, now_s)
         record.failure, record.pid, record.held_bytes = reason, None, 0
-        record.sink_to, record.leaving_for_room = None, False
+        record.sink_to, record.leaving_for_room, record.ahead_reason = None, False, ""
         self._unwant(record)
         if lost:
             self._out.append(Lost(lost, record.instance, reason))
@@ -160,12 +116,6 @@ class Moves:
             self._out.append(Forgotten(record.instance))
         elif not gives_up:
             self._at(record, record.retry_at_s)
-
-    def _at(self, record: Record, when_s: float) -> None:
-        """Look at this instance then. Only the earliest time is kept: looking too early costs nothing."""
-        if record.due_s is None or when_s < record.due_s:
-            record.due_s = when_s
-            heapq.heappush(self._due, (when_s, record.instance))
 
     def _begin_sink(
         self,
@@ -246,24 +196,34 @@ class Moves:
             return
         if resting is Rung.AWAKE and record.flying == 0 and record.failures:
             record.failures = 0 if now_s - record.resident_since_s > backoff.STABLE_S else record.failures
-        step = step_due(record.steps, resting, now_s - record.last_used_s)
-        if step is not None:
-            self._begin_sink(record, step.rung, step.reason, now_s, only_if_idle_s=step.at_idle_s)
+        idle_s = now_s - record.last_used_s
+        if self._learns(record):
+            if record.flying or idle_s < IDLE_S_MIN:
+                self._schedule(record, idle_s)
+                return
+            self._plan(record)
+        step = step_due(record.steps, resting, idle_s, record.ahead_s)
+        if step is None:
+            self._schedule(record, idle_s)
+        elif step.rung is Rung.AWAKE:
+            self._wake_ahead(record, step, now_s)
         else:
-            self._schedule(record)
+            self._begin_sink(record, step.rung, step.reason, now_s, only_if_idle_s=step.at_idle_s)
 
-    def _schedule(self, record: Record) -> None:
-        resting = record.phase.rung
-        if resting is None or record.assignment.keep_awake or record.sink_to is not None:
+    def _wake_ahead(self, record: Record, step: Step, now_s: float) -> None:
+        """A request is expected: wake it where there is room. It pushes nobody out, and whoever needs its place has it."""
+        need = max(0, max(record.awake_bytes, 1) - self._charge(record))
+        if self._queue or (need and not isinstance(self._room(need, record.instance, now_s), room.Fits)):
+            self._at(record, now_s + AHEAD_AGAIN_S)
             return
-        step = next_step(record.steps, resting)
-        if step is not None:
-            self._at(record, record.last_used_s + step.at_idle_s + 0.001)
+        record.ahead_s, record.ahead_reason = step.at_idle_s, step.reason
+        self._decide(record, "wake ahead", step.reason, now_s)
+        self._rise(record, now_s)
 
     def _pump(self, now_s: float) -> list[Effect]:
-        """Grant the wakes that fit, in the order they came; make room for the first that does not."""
+        """Grant the wakes that fit, by turns; make room for the first that does not."""
         blocked = False
-        for instance in list(self._queue):
+        for instance in sorted(self._queue, key=lambda name: self.records[name].turn):
             record = self.records[instance]
             if record.phase is Phase.AWAKE:
                 if record.sink_to is None:
@@ -275,9 +235,10 @@ class Moves:
                 record.sink_to = None
             need = max(0, max(record.awake_bytes, 1) - self._charge(record))
             if need and blocked:
-                continue  # first come, first served: nobody overtakes who waits for memory
+                continue  # nobody overtakes whose turn it is, however little he needs
             decision = self._room(need, instance, now_s) if need else room.Fits()
             if isinstance(decision, room.Fits):
+                self._served = max(self._served, record.turn)
                 self._rise(record, now_s)
                 continue
             blocked = True
@@ -300,34 +261,6 @@ class Moves:
                 self._at(record, now_s + decision.look_again_s)
                 self._out.append(Tell(tokens, f"waiting for room: {decision.reason}"))
         return self._flush()
-
-    def _room(self, need: int, instance: str, now_s: float) -> room.RoomDecision:
-        residents, leaving = [], 0
-        for record in self.records.values():
-            held = self._charge(record)
-            if held == 0 or record.instance == instance:
-                continue
-            if record.leaving_for_room or record.phase is Phase.STOPPING or record.phase is Phase.SINKING:
-                leaving += held - self._cost(record, record.sink_to or Rung.OFF).held_bytes
-            deep = self._cost(record, Rung.DEEP)
-            residents.append(
-                room.Resident(
-                    instance=record.instance,
-                    name=record.assignment.spec.name,
-                    held_bytes=held,
-                    freed_bytes=max(0, held - deep.held_bytes),
-                    in_flight=record.flying,
-                    idle_s=0.0 if record.flying else max(0.0, now_s - record.last_used_s),
-                    resident_s=now_s - record.resident_since_s,
-                    wake_s=deep.wake_s,
-                    interval_s=record.interval_s,
-                    pinned=record.assignment.keep_awake,
-                    moving=record.phase.rung is None or record.sink_to is not None,
-                )
-            )
-        own = self.records.get(instance)
-        free_budget = self.settings.budget_bytes - (self._charge(own) if own is not None else 0)
-        return room.make_room(free_budget, need, tuple(residents), leaving)
 
     def _relieve(self, grown: Record, now_s: float) -> None:
         """A first start was a guess; where it held more than guessed and the device is over its budget, one gives way."""
@@ -363,7 +296,9 @@ class Moves:
         assert resting is not None
         record.woke_from = resting
         tokens = tuple(waiter.token for waiter in record.waiters)
+        record.ahead_reason = record.ahead_reason if not tokens else ""
         why = f"{len(tokens)} waiting" if tokens else "one is kept awake" if record.assignment.keep_awake else "asked"
+        why = record.ahead_reason or why
         if resting.has_process:
             record.move(Happening.WAKE, why, now_s)
             self._out.append(WakeEngine(record.instance))
@@ -372,10 +307,3 @@ class Moves:
             self._out.append(StartEngine(record.instance))
         self._out.append(Tell(tokens, f"from {resting.value}"))
         self._out.append(Changed(record.instance))
-
-    def _plan_sleep(self, record: Record) -> None:
-        costs = {rung: self._cost(record, rung) for rung in Rung}
-        record.steps = ladder(record.assignment.spec.sleep, costs, self.settings.available)
-
-    def _cost(self, record: Record, rung: Rung) -> RungCost:
-        return self.costs.cost(record.assignment.content, record.awake_bytes, rung)

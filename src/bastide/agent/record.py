@@ -38,8 +38,12 @@ class Record:
     woke_from: Rung = Rung.OFF
     last_used_s: float = 0.0
     resident_since_s: float = 0.0
-    interval_s: float = float("inf")  # smoothed time between its uses after sleep or revocation
-    last_wanted_s: float | None = None
+    turn: float = 0.0  # among those who wait for a place
+    planned_s: float | None = None  # the last use for which `steps` were made
+    ahead_s: float | None = None  # the idle time of the step by which it was last woken ahead of a request
+    ahead_reason: str = ""  # it is woken or awake for nobody yet, and why
+    told: dict[str, int] = field(default_factory=dict)  # by worker: requests so far, as last told
+    fresh: set[str] = field(default_factory=set)  # workers whose first request since their lease is known already
     in_flight: dict[str, int] = field(default_factory=dict)  # by worker, as last told
     failures: int = 0
     retry_at_s: float = 0.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ import msgspec
 
 from bastide.agent.apps import VISITOR, Confidant, Health, Visits
 from bastide.agent.books import Books
+from bastide.agent.checks import Checks
 from bastide.agent.core import NodeCore
 from bastide.agent.effects import (
     AskBack,
@@ -36,9 +36,10 @@ from bastide.agent.effects import (
 )
 from bastide.agent.engineroom import EngineRoom, NodeRuntime
 from bastide.agent.kept import Kept
-from bastide.agent.moves import NodeSettings
+from bastide.agent.nodestate import NodeSettings
+from bastide.agent.reports import Reports
+from bastide.agent.rules import Rules
 from bastide.agent.settings import AgentSettings
-from bastide.domain.decisions import Decision
 from bastide.domain.errors import BastideError, Conflict, EngineStartFailed, InvalidRequest, NotFound, Unavailable
 from bastide.domain.instances import Assignment, RungFact
 from bastide.domain.lifecycle import Phase, Rung
@@ -47,10 +48,8 @@ from bastide.ports.clock import Clock
 from bastide.ports.journal import JournalWriter
 from bastide.ports.link import Body, Link, LinkLost, Notify
 
-DECISIONS_KEPT = 2000  # while control is away
-CHECK_AFTER_IDLE_S = 1.0
 ACCOUNT_S = 60.0
-REPORT_S = 0.05
+KEEP_HABITS_S = 600.0
 
 
 class AgentService:
@@ -63,13 +62,16 @@ class AgentService:
         engines: Mapping[str, Engine],
         journal: JournalWriter,
         clock: Clock,
+        rules: Rules | None = None,
     ) -> None:
         self.settings = settings
-        self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available))
+        self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available), rules)
+        self._reports = Reports(self.core, settings.node)
+        self._checks = Checks(self.core, clock, lambda: self._room, lambda: self._health)
         self._runtime, self._engines, self._clock = runtime, engines, clock
         self._books = Books(settings.node, journal, clock)
         self._kept = Kept(settings.assignments_directory, settings.logs_directory, clock)
-        self._confidant = Confidant(lambda: self._controls)
+        self._confidant = Confidant(lambda: self._reports.controls)
         self._room = EngineRoom(
             settings,
             self.core,
@@ -78,7 +80,7 @@ class AgentService:
             self._books,
             clock,
             self._do,
-            self._check_soon,
+            self._checks.soon,
             self._confidant.confide,
         )
         self._health = Health(self.core, clock, self._room.check, self._room.distrust)
@@ -86,21 +88,15 @@ class AgentService:
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
         self._gateways: dict[str, Link] = {}
-        self._controls: dict[Link, None] = {}
-        self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
-        self._dirty: dict[str, None] = {}  # in order, so that a replay is one
-        self._unchecked: dict[str, float] = {}
-        self._changed = asyncio.Event()
-        self._to_check = asyncio.Event()
         self._rethink = asyncio.Event()
         self._moves: set[asyncio.Task[None]] = set()
-        self._facts_told: dict[tuple[str, str], RungFact] = {}
 
     # --- life ------------------------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Take up where an earlier agent left: kept assignments, and its engines that still live."""
         self._runtime.watch(self._room.died)
+        self._kept.recall(self.core.habits)
         for assignment in self._kept.assignments():
             self._take_on(assignment)
         for launch, identity, rung in await self._runtime.survivors():
@@ -109,7 +105,7 @@ class AgentService:
                 if rung is not Rung.AWAKE:
                     await self._runtime.wake(launch.instance)
                 self._do(self.core.adopt(launch.instance, Phase.AWAKE, identity.pid, self._clock.now_s()))
-                self._check_soon(launch.instance)
+                self._checks.soon(launch.instance)
             elif await self._runtime.adopt(launch, identity):
                 await self._runtime.stop(launch.instance, 0.0)
 
@@ -117,13 +113,14 @@ class AgentService:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tick_forever())
-            group.create_task(self._report_forever())
-            group.create_task(self._check_forever())
+            group.create_task(self._reports.run())
+            group.create_task(self._checks.run())
             group.create_task(self._health.run())
 
     async def close(self, *, end_engines: bool) -> None:
         """End in order. `end_engines`: nobody will come back for them."""
         self._do(self.core.account(self._clock.now_s()))
+        self._kept.keep_habits(self.core.habits)
         for task in list(self._moves):
             task.cancel()
         if end_engines:
@@ -144,13 +141,10 @@ class AgentService:
             self._gateways[worker] = link
             self._do(self.core.gateway_came(worker, tuple(link.peer.get("leases", ())), self._clock.now_s()))
         else:
-            self._controls[link] = None
-            self._dirty.update(dict.fromkeys(self.core.records))
-            self._facts_told.clear()
-            self._changed.set()
+            self._reports.came(link)
 
     def left(self, link: Link) -> None:
-        self._controls.pop(link, None)
+        self._reports.left(link)
         for visitor in self._visits.of(link):
             self._leave(visitor)
         worker = str(link.peer.get("worker", ""))
@@ -188,6 +182,7 @@ class AgentService:
                     int(seen["in_flight"]),
                     float(seen["last_used_s"]),
                     self._clock.now_s(),
+                    seen.get("requests"),
                 )
             )
         return {}
@@ -348,16 +343,16 @@ class AgentService:
                         if worker in self._gateways:
                             self._gateways[worker].tell("lost", {"instance": instance, "reason": reason})
                 case Note(decision):
-                    self._decisions.append(decision)
+                    self._reports.decided(decision)
                     self._kept.write(decision.instance, f"{decision.what}: {decision.reason}")
                 case Changed(instance):
-                    self._dirty[instance] = None
+                    self._reports.changed(instance)
                 case Spent(instance):
                     if instance in self.core.records:
                         self._books.time(self.core.records[instance].assignment.spec, effect)
                 case Forgotten(instance):
                     self._forget(instance)
-        self._changed.set()
+        self._reports.soon()
         self._rethink.set()
 
     def _answer(self, token: int, effect: Grant | Refuse) -> None:
@@ -409,6 +404,7 @@ class AgentService:
 
     async def _tick_forever(self) -> None:
         next_account_s = self._clock.now_s() + ACCOUNT_S
+        next_keep_s = self._clock.now_s() + KEEP_HABITS_S
         while True:
             now_s = self._clock.now_s()
             self._do(self.core.tick(now_s))
@@ -416,68 +412,15 @@ class AgentService:
                 self._do(self.core.account(now_s))
                 self._books.sync()
                 next_account_s = now_s + ACCOUNT_S
+            if now_s >= next_keep_s:
+                self.core.habits.keep_only(record.assignment for record in self.core.records.values())
+                self._kept.keep_habits(self.core.habits)
+                next_keep_s = now_s + KEEP_HABITS_S
             due_s = self.core.next_due_s()
             wait_s = min(next_account_s, due_s if due_s is not None else next_account_s) - self._clock.now_s()
             self._rethink.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._rethink.wait(), max(0.001, wait_s))
-
-    async def _check_forever(self) -> None:
-        """Once an instance is idle after a wake: is its memory what it was, what does it hold, what did it count?"""
-        while True:
-            now_s = self._clock.now_s()
-            for instance in list(self._unchecked):
-                record = self.core.records.get(instance)
-                if record is None or record.phase is not Phase.AWAKE:
-                    self._unchecked.pop(instance, None)
-                elif record.flying == 0 and now_s - record.last_used_s >= CHECK_AFTER_IDLE_S and not record.asked:
-                    self._unchecked.pop(instance, None)
-                    # One bad answer of an app is no reason to restart it: Health counts them.
-                    wrong = await self._room.check(instance) if record.assignment.build is None else None
-                    if wrong is not None and record.phase is Phase.AWAKE and not record.flying:
-                        await self._room.distrust(instance, wrong)
-                        continue
-                    await self._room.measure(instance)
-            if self._unchecked:
-                await asyncio.sleep(CHECK_AFTER_IDLE_S / 4)
-            else:  # nothing to watch: no clock runs
-                self._to_check.clear()
-                await self._to_check.wait()
-
-    def _check_soon(self, instance: str) -> None:
-        self._unchecked[instance] = self._clock.now_s()
-        self._health.watch(instance)
-        self._to_check.set()
-
-    async def _report_forever(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_S)  # the first change is told at once, those that follow together
-            await self._changed.wait()
-            self._changed.clear()
-            if not self._controls:
-                continue
-            reports = [
-                msgspec.to_builtins(self.core.records[instance].report(self.settings.node))
-                for instance in self._dirty
-                if instance in self.core.records
-            ]
-            self._dirty.clear()
-            decisions = [msgspec.to_builtins(decision) for decision in self._decisions]
-            self._decisions.clear()
-            facts = [
-                fact
-                for fact in self.core.costs.facts()
-                if self._facts_told.get((fact.weights_sha256, fact.rung)) != fact
-            ]
-            for fact in facts:
-                self._facts_told[fact.weights_sha256, fact.rung] = fact
-            for link in self._controls:
-                if reports:
-                    link.tell("reports", {"reports": reports})
-                if decisions:
-                    link.tell("decisions", {"decisions": decisions})
-                if facts:
-                    link.tell("facts", {"facts": [msgspec.to_builtins(fact) for fact in facts]})
 
     # --- assignments -----------------------------------------------------------------------------------------------
 
@@ -489,12 +432,11 @@ class AgentService:
         self._do(self.core.assign(assignment, estimate, self._clock.now_s()))
 
     def _forget(self, instance: str) -> None:
-        self._unchecked.pop(instance, None)
+        self._checks.forget(instance)
         self._confidant.forget(instance)
         self._room.watcher.forget(instance)
         launch = self._room.launches.pop(instance, None)
         if launch is not None:
             self._runtime.forget_state(launch)
         self._kept.forget(instance)
-        for link in self._controls:
-            link.tell("forgotten", {"instance": instance})
+        self._reports.forgotten(instance)

@@ -1,8 +1,9 @@
 """When a service is kept warm after a request, let go, and warmed again: learned from its own arrivals. Pure.
 
-After a request, every later minute has a chance that the next request comes just then, given that none came before. A
-minute is spent warm when that chance times what a cold start is worth is more than the minute costs. That one rule keeps
-a busy service warm, lets one with a period go at once and has it back in time, and gives up on one that is done for.
+After a request, every later moment has a chance that the next request comes just then, given that none came before. A
+stretch of time is spent warm when that chance times what a cold start is worth is more than the stretch costs. That one
+rule keeps a busy service warm, lets one with a period go at once and has it back in time, and gives up on one that is done
+for. With several rungs it is the same rule between each two of them (policy/sleep.py).
 
 The knob is the exchange rate: how much idle warm time one cold start is worth. The chances are learned from the gaps
 between the service's own requests: from those that followed two gaps like the last two, then one like the last, then from
@@ -12,8 +13,11 @@ all, then, while little was seen, from a law without a scale (the longer nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 from bastide.domain.units import format_duration
 
@@ -23,82 +27,229 @@ BIN_S = 60.0
 WORTH_S = 60 * 60.0
 # How far ahead it is looked: what comes less than daily is not waited for.
 HORIZON_BINS = 1440
-# The law without a scale: the chance falls with the time gone by as TAIL / (minutes + TAIL).
+# The law without a scale: the chance falls with the time gone by as TAIL / (bins + TAIL).
 TAIL = 0.3
 # How many gaps must have been seen to weigh as much as that law; and how many after gaps like the last one (or two), to
 # weigh as much as all.
 LAW_GAPS = 30.0
 ALL_GAPS = 10.0
-# Of pairs of gaps only so many are remembered; the oldest goes.
-PAIRS_MAX = 512
+# So many gaps are remembered; the oldest goes, for habits change.
+GAPS_MAX = 1440
+# Of gaps that came after ones like the last, the newest so many are asked.
+ALIKE_MAX = 64
 # A gap says something of its neighbours too: what comes every hour comes a minute early or late.
 NEIGHBOUR = 0.2
 # Gaps count as alike within this ratio.
 ALIKE = 1.25
+# How far ahead demand is averaged: about as long as a swap should be worth its while.
+DEMAND_S = 600.0
 
 
-@dataclass(slots=True)
-class _Gaps:
-    """Gaps seen, in bins, and how many."""
+@dataclass(frozen=True)
+class Bins:
+    """Time since the last request, cut into stretches; `ends_s`: where each ends, rising."""
 
-    counts: dict[int, float] = field(default_factory=dict)
-    total: float = 0.0
+    ends_s: tuple[float, ...]
 
-    def add(self, gap: int) -> None:
-        self.total += 1
-        if gap <= 2:  # so short that a neighbour is another thing
-            self.counts[gap] = self.counts.get(gap, 0.0) + 1
-            return
-        for bin_, weight in ((gap - 1, NEIGHBOUR), (gap, 1 - 2 * NEIGHBOUR), (gap + 1, NEIGHBOUR)):
-            self.counts[bin_] = self.counts.get(bin_, 0.0) + weight
+    @cached_property
+    def widths_s(self) -> tuple[float, ...]:
+        return tuple(end - start for start, end in zip((0.0, *self.ends_s), self.ends_s, strict=False))
+
+    @cached_property
+    def law(self) -> tuple[float, ...]:
+        """The chance of each stretch under the law without a scale; what is left of it comes later than all."""
+        found, left = [], 1.0
+        for end_s, width_s in zip(self.ends_s, self.widths_s, strict=True):
+            found.append(left * TAIL * width_s / (end_s + TAIL * width_s))
+            left -= found[-1]
+        return tuple(found)
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For each stretch the kind of gap that ends in it: alike gaps have the same."""
+        ratios = [end_s / self.ends_s[0] for end_s in self.ends_s]
+        return tuple(round(r) if r <= 4 else int(4 + math.log(r / 4) / math.log(ALIKE) + 1e-9) for r in ratios)
+
+    def of(self, gap_s: float) -> int:
+        """The number of the stretch, from 0, in which a gap ends; a longer one ends in the last."""
+        return min(bisect_left(self.ends_s, gap_s), len(self.ends_s) - 1)
+
+    def start_s(self, number: int) -> float:
+        return self.ends_s[number - 1] if number else 0.0
+
+
+MINUTES = Bins(tuple(BIN_S * number for number in range(1, HORIZON_BINS + 1)))
+
+
+def _graded() -> Bins:
+    """Five seconds each at first; later a fiftieth of the time gone by, and never more than five minutes, up to a day."""
+    ends_s = [0.0]
+    while ends_s[-1] < 86_400.0:
+        ends_s.append(ends_s[-1] + min(300.0, max(5.0, ends_s[-1] / 50)))
+    return Bins(tuple(ends_s[1:]))
+
+
+GRADED = _graded()
 
 
 class Rhythm:
-    """What is remembered of one service's arrivals. Bounded: some thirty kinds of gap and PAIRS_MAX pairs of them, at most a day of bins each."""
+    """What is remembered of one service's arrivals: its last GAPS_MAX gaps, by the number of their stretch."""
 
-    def __init__(self, bin_s: float = BIN_S) -> None:
-        self.bin_s = bin_s
-        self._all = _Gaps()
-        self._after: dict[tuple[int, ...], _Gaps] = {}
-        self._last: tuple[int, ...] = ()  # the kinds of the last two gaps
+    def __init__(self, bins: Bins = MINUTES, gaps: Iterable[int] = ()) -> None:
+        self.bins = bins
+        self._gaps = array("H")
+        self._kinds = bytearray()  # of the same gaps
+        self._counts: dict[int, float] = {}
+        self._curve: Curve | None = None
+        last = len(bins.ends_s) - 1
+        for gap in gaps:
+            self._add(min(last, max(0, gap)))
 
     @property
     def gaps_seen(self) -> int:
-        return int(self._all.total)
+        return len(self._gaps)
+
+    def gaps(self) -> tuple[int, ...]:
+        """Everything it remembers, for the constructor of another."""
+        return tuple(self._gaps)
 
     def saw(self, gap_s: float) -> None:
-        """A request came `gap_s` after the one before it; requests within one bin are one."""
-        gap = min(HORIZON_BINS, math.ceil(gap_s / self.bin_s))
-        if gap < 1:
-            return
-        self._all.add(gap)
-        for known in self._contexts():
-            self._after.setdefault(known, _Gaps()).add(gap)
-        if len(self._after) > PAIRS_MAX:
-            del self._after[next(pair for pair in self._after if len(pair) == 2)]
-        kind = gap if gap <= 4 else int(4 + math.log(gap / 4) / math.log(ALIKE))
-        self._last = (*self._last[-1:], kind)
+        """A request came `gap_s` after the one before it; at once is no gap."""
+        if gap_s > 0:
+            self._add(self.bins.of(gap_s))
 
-    def _contexts(self) -> tuple[tuple[int, ...], ...]:
-        """The last gap's kind, and those of the last two, where there were so many."""
-        if len(self._last) == 2:
-            return self._last[1:], self._last
-        return (self._last,) if self._last else ()
+    def _add(self, gap: int) -> None:
+        self._curve = None
+        self._gaps.append(gap)
+        self._kinds.append(self.bins.kinds[gap])
+        _count(self._counts, gap, 1.0)
+        if len(self._gaps) > GAPS_MAX:
+            _count(self._counts, self._gaps.pop(0), -1.0)
+            del self._kinds[0]
+
+    def _alike(self) -> list[tuple[dict[int, float], int]]:
+        """Counts of the gaps that followed one like the last, then of those that followed two like the last two."""
+        found = []
+        for length in (1, 2):
+            like, counts, number = self._kinds[-length:], dict[int, float](), 0
+            at = self._kinds.rfind(like, 0, -1) if len(self._kinds) > length else -1
+            while at >= 0 and number < ALIKE_MAX:
+                _count(counts, self._gaps[at + length], 1.0)
+                number += 1
+                at = self._kinds.rfind(like, 0, at + length - 1)
+            if number:
+                found.append((counts, number))
+        return found
 
     def chances(self) -> Iterator[float]:
-        """For the first bin after the last request, the second and so on: the chance that the next comes just then,
+        """For the first stretch after the last request, the second and so on: the chance that the next comes just then,
         given that none came before."""
-        seen, total = self._all.counts, self._all.total
-        alike = [self._after[known] for known in self._contexts() if known in self._after]
-        left, law_left = 1.0, 1.0
-        for bin_ in range(1, HORIZON_BINS + 1):
-            law = law_left * TAIL / (bin_ + TAIL)
-            law_left -= law
-            chance = (seen.get(bin_, 0.0) + LAW_GAPS * law) / (total + LAW_GAPS)
-            for gaps in alike:
-                chance = (gaps.counts.get(bin_, 0.0) + ALL_GAPS * chance) / (gaps.total + ALL_GAPS)
-            yield chance / left if left > chance else 1.0
+        seen, total = self._counts, len(self._gaps) + LAW_GAPS
+        alike = [(counts, number + ALL_GAPS) for counts, number in self._alike()]
+        left = 1.0
+        for number, law in enumerate(self.bins.law):
+            chance = (seen.get(number, 0.0) + LAW_GAPS * law) / total
+            for counts, weight in alike:
+                chance = (counts.get(number, 0.0) + ALL_GAPS * chance) / weight
+            yield min(1.0, max(0.0, chance / left)) if left > chance else 1.0
             left = max(left - chance, 1e-12)
+
+    def curve(self) -> Curve:
+        """All chances at once, kept until the next request: half a millisecond, so ask once idle, not at each request."""
+        if self._curve is None:
+            self._curve = Curve(self) if self._gaps else _unknown(self.bins)
+        return self._curve
+
+
+@cache
+def _unknown(bins: Bins) -> Curve:
+    """One for all of whom nothing is known."""
+    return Curve(Rhythm(bins))
+
+
+def _count(counts: dict[int, float], gap: int, weight: float) -> None:
+    """Take a gap in (weight 1), or out again (-1)."""
+    # The first two are so short that a neighbour is another thing.
+    parts = ((gap, 1.0),) if gap <= 1 else ((gap - 1, NEIGHBOUR), (gap, 1 - 2 * NEIGHBOUR), (gap + 1, NEIGHBOUR))
+    for number, share in parts:
+        count = counts.get(number, 0.0) + weight * share
+        if count > 1e-9:
+            counts[number] = count
+        else:
+            counts.pop(number, None)
+
+
+class Curve:
+    """What a rhythm expects after its last request. Times are seconds since that request."""
+
+    def __init__(self, rhythm: Rhythm) -> None:
+        self.gaps_seen, self.bins = rhythm.gaps_seen, rhythm.bins
+        self.chances = array("f", rhythm.chances())
+        # For the end of each stretch: the chance that nothing came before it, and the time waited up to it on average.
+        self._quiet, self._waited_s = array("f"), array("f")
+        quiet = waited_s = 0.0
+        for chance, width_s in zip(self.chances, self.bins.widths_s, strict=True):
+            before = quiet if self._quiet else 1.0
+            quiet = max(before * (1 - chance), 1e-12)
+            waited_s += width_s * (before + quiet) / 2
+            self._quiet.append(quiet)
+            self._waited_s.append(waited_s)
+
+    def chance_between(self, from_s: float, to_s: float) -> float:
+        """The chance that a request comes from `from_s` to `to_s`, given that none came before."""
+        return max(0.0, 1 - self._at(to_s, self._quiet, 1.0) / self._at(from_s, self._quiet, 1.0))
+
+    def demand_per_s(self, idle_s: float, ahead_s: float = DEMAND_S) -> float:
+        """Requests per second to expect after `idle_s` without one: the chance that one comes within `ahead_s`, over the
+        time that will be waited for it on average. For arrivals without memory that is just their rate."""
+        end_s = self.bins.ends_s[-1]
+        from_s = min(idle_s, end_s - ahead_s)
+        quiet = self._at(from_s, self._quiet, 1.0)
+        waited_s = (self._at(from_s + ahead_s, self._waited_s, 0.0) - self._at(from_s, self._waited_s, 0.0)) / quiet
+        chance = 1 - self._at(from_s + ahead_s, self._quiet, 1.0) / quiet
+        return max(1e-9, chance) / max(1e-3, waited_s)
+
+    def _at(self, idle_s: float, values: array[float], first: float) -> float:
+        """Between the ends of stretches: a straight line."""
+        ends_s = self.bins.ends_s
+        number = bisect_right(ends_s, idle_s)
+        if number >= len(ends_s):
+            return values[-1]
+        before = values[number - 1] if number else first
+        start_s = self.bins.start_s(number)
+        return before + (values[number] - before) * max(0.0, idle_s - start_s) / self.bins.widths_s[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """From `from_s` to `to_s` after the last request, should none come before: at `level` of the rates that were asked."""
+
+    level: int
+    from_s: float
+    to_s: float
+    rate_per_s: float  # the highest within it at which a request is expected
+
+
+def stays(
+    chances: Iterable[float], bins: Bins, rates_per_s: Sequence[float], until_s: float = math.inf
+) -> Iterator[Stay]:
+    """How likely a request is over time, by level: how many of `rates_per_s` (rising) the chance, by time, comes up to."""
+    level, from_s, best, end_s = -1, 0.0, 0.0, 0.0
+    low, high = 0.0, -1.0
+    for chance, start_s, width_s in zip(chances, (0.0, *bins.ends_s), bins.widths_s, strict=False):
+        if start_s >= until_s:
+            break
+        rate = chance / width_s
+        if not low <= rate < high:
+            if level >= 0:
+                yield Stay(level, from_s, start_s, best)
+            level, from_s, best = bisect_right(rates_per_s, rate), start_s, 0.0
+            low = rates_per_s[level - 1] if level else -math.inf
+            high = rates_per_s[level] if level < len(rates_per_s) else math.inf
+        best = max(best, rate)
+        end_s = start_s + width_s
+    if level >= 0:
+        yield Stay(level, from_s, end_s, best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +258,7 @@ class Warm:
 
     from_s: float
     to_s: float
-    chance: float  # the best within it that a request comes in one bin
+    chance: float  # the best within it that a request comes in one minute
     gaps_seen: int
 
     @property
@@ -119,26 +270,13 @@ class Warm:
 
 
 def warm_times(rhythm: Rhythm, worth_s: float = WORTH_S, until_s: float = math.inf) -> Iterator[Warm]:
-    """When to be warm after the last request, in order, cut off at `until_s`.
+    """When to be warm after the last request, in order, cut off at `until_s`: the rule with two rungs, warm and cold.
 
     `worth_s`: seconds of idle warm time that one cold start is worth; 0 keeps nothing warm. Raises ValueError below 0.
     """
     if not worth_s >= 0:
         raise ValueError(f"a cold start can't be worth {worth_s} s")
-    begun: int | None = None
-    best, end = 0.0, 0
-    for bin_, chance in enumerate(rhythm.chances()):
-        if bin_ * rhythm.bin_s >= until_s:
-            break
-        end = bin_ + 1
-        if chance * worth_s >= rhythm.bin_s:
-            begun, best = (bin_, chance) if begun is None else (begun, max(best, chance))
-        elif begun is not None:
-            yield _warm(begun, bin_, best, rhythm)
-            begun = None
-    if begun is not None:
-        yield _warm(begun, end, best, rhythm)
-
-
-def _warm(begun: int, end: int, best: float, rhythm: Rhythm) -> Warm:
-    return Warm(begun * rhythm.bin_s, end * rhythm.bin_s, best, rhythm.gaps_seen)
+    rates = (1 / worth_s if worth_s else math.inf,)
+    for stay in stays(rhythm.chances(), rhythm.bins, rates, until_s):
+        if stay.level:
+            yield Warm(stay.from_s, stay.to_s, min(1.0, stay.rate_per_s * BIN_S), rhythm.gaps_seen)

@@ -1,9 +1,10 @@
 """Who gives way when a device is full. Pure.
 
 One device has a budget of bytes. Somebody wants to wake and needs some. Idle residents give way first, by the least
-regret per byte: how likely they are wanted again soon times what waking them costs. Nobody with a request in flight
+regret per byte: the demand expected of them (policy/keepalive.py) times what waking them costs. Nobody with a request in flight
 gives way. To bound thrash, a resident keeps its place for a quantum once it is in, however many want it; to bound
 waiting, when its quantum is over and somebody waits, a busy resident is drained (its next requests wait) and goes.
+Who waits is served by turns, so that no project can starve another (`turn`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Resident:
     idle_s: float
     resident_s: float
     wake_s: float
-    interval_s: float  # expected time between its requests; infinite where it is not known to be wanted
+    demand_per_s: float  # requests per second that are expected of it from now on
     pinned: bool = False  # among the least replicas: never gives way
     moving: bool = False  # already stepping down or starting
 
@@ -79,6 +80,16 @@ def idle_quantum_s(wake_s: float) -> float:
     return min(QUANTUM_S_MAX, max(IDLE_QUANTUM_S_MIN, QUANTUM_WAKES * wake_s))
 
 
+def turn(served: float, last: float | None) -> float:
+    """The turn of somebody who begins to wait for a place; the least is served first, equal ones as they came.
+
+    `served`: the turn that was served last; `last`: the last that one of the same project was given. So every project
+    has each second, third and so on place in turn, however many its services that wait, and nobody waits for ever
+    (start-time fair queueing, Goyal et al., 1996).
+    """
+    return served if last is None else max(served, last + 1.0)
+
+
 def make_room(
     budget_bytes: int, need_bytes: int, residents: tuple[Resident, ...], leaving_bytes: int = 0
 ) -> RoomDecision:
@@ -121,9 +132,8 @@ def make_room(
 
 
 def _regret_per_byte(resident: Resident) -> float:
-    # The chance to be wanted within the next wake-worth of time falls with the time between requests.
-    gap_s = max(resident.interval_s, resident.idle_s, 0.001)
-    return resident.wake_s / gap_s / resident.freed_bytes
+    # What its absence would cost: each request that is expected waits for a wake.
+    return resident.wake_s * resident.demand_per_s / resident.freed_bytes
 
 
 def _cheapest(candidates: list[Resident], missing: int) -> list[Resident] | None:
@@ -152,5 +162,6 @@ def _why(resident: Resident) -> str:
         )
     return (
         f"{resident.name} gives way: idle for {format_duration(resident.idle_s)}, "
+        f"wanted every {format_duration(1 / max(resident.demand_per_s, 1e-9))} as it seems, "
         f"gives back {format_bytes(resident.freed_bytes)}, wakes in {format_duration(resident.wake_s)}"
     )

@@ -1,9 +1,15 @@
-"""When an idle instance steps down, and to which rung. Pure.
+"""When an idle instance steps down, to which rung, and when it is woken ahead of its next request. Pure.
 
-Two ways, by the service's settings. `timers`: the times the user gave. `auto`: a ski-rental ladder. Every rung r holds
-m_r GiB and costs w_r seconds to wake from. Keeping m for t seconds is worth `WAIT_S_PER_GIB_S * m * t` seconds of
-somebody's waiting, so at idle time t the rung with the least m_r * t * WAIT_S_PER_GIB_S + w_r is right; following that
-lower envelope costs at most twice what one would pay knowing the next request (Karlin et al., 1988; Lotker et al., 2008).
+By the service's settings. `timers`: the times the user gave. `auto`: by what is learned of its own arrivals
+(policy/keepalive.py); while little is, by a ski-rental ladder. Every rung r holds m_r GiB and costs w_r seconds to wake
+from. Keeping m for t seconds is worth `WAIT_S_PER_GIB_S * m * t` seconds of somebody's waiting.
+
+The ladder: at idle time t the rung with the least m_r * t * WAIT_S_PER_GIB_S + w_r is right; following that lower
+envelope costs at most twice what one would pay knowing the next request (Karlin et al., 1988; Lotker et al., 2008).
+
+Learned: where a request is expected at a rate of h per second, a second on rung r costs m_r * WAIT_S_PER_GIB_S + h * w_r,
+and the rung with the least is right. So between two rungs a cold start is worth (w_2 - w_1) / (WAIT_S_PER_GIB_S *
+(m_1 - m_2)) seconds of the dearer one: the one rule of keep-alive, between each two rungs.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from dataclasses import dataclass
 from bastide.domain.lifecycle import Rung
 from bastide.domain.spec import SleepMode, SleepSettings
 from bastide.domain.units import format_bytes, format_duration
+from bastide.policy.keepalive import Curve, Stay, stays
 
 GIB = 2**30
 # The one knob of `auto`: how many seconds of a user's waiting a GiB held for a second is worth.
@@ -22,6 +29,14 @@ WAIT_S_PER_GIB_S = 0.01
 AWAKE_OVERHEAD_BYTES = 16 * 2**20
 # Never sleep within this time of the last request, however cheap waking is: a conversation pauses.
 IDLE_S_MIN = 5.0
+# So many gaps must have been seen before they decide.
+LEARNED_GAPS_MIN = 8
+# It is woken ahead only for a time in which a request comes as likely as this: a wake takes processor time from others.
+AHEAD_CHANCE_MIN = 0.2
+# What wakes sooner than anybody notices is not woken ahead.
+AHEAD_WAKE_S_MIN = 0.03
+# A rest shorter than this many wakes is none.
+REST_WAKES_MIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class RungCost:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Step down to `rung` at idle time `at_idle_s` (seconds since the last request ended)."""
+    """Go to `rung` at idle time `at_idle_s` (seconds since the last request ended); to `awake`: be woken ahead."""
 
     rung: Rung
     at_idle_s: float
@@ -59,18 +74,89 @@ def ladder(settings: SleepSettings, costs: Mapping[Rung, RungCost], available: f
     return tuple(kept)
 
 
-def next_step(steps: tuple[Step, ...], resting: Rung) -> Step | None:
-    """The first step that goes deeper than where the instance rests."""
-    for step in steps:
-        if step.rung.depth > resting.depth:
-            return step
-    return None
+def learned(curve: Curve, costs: Mapping[Rung, RungCost], available: frozenset[Rung]) -> tuple[Step, ...]:
+    """Every step of an instance whose arrivals are known, down and, ahead of what is expected, up again. In order of time.
+
+    As `ladder` with `auto`, and for the same arguments.
+    """
+    rungs, rates = _by_rate(costs, available)
+    steps: list[Step] = []
+    resting, rested_since_s = Rung.AWAKE, 0.0
+    for stay in stays(curve.chances, curve.bins, rates):
+        rung = rungs[stay.level]
+        if rung.depth > resting.depth:
+            at_s = max(stay.from_s, IDLE_S_MIN)
+            if at_s < stay.to_s:
+                steps.append(Step(rung, at_s, _why_down(curve, costs, resting, rung, at_s)))
+                resting, rested_since_s = rung, at_s
+        elif rung is Rung.AWAKE and resting is not Rung.AWAKE:
+            wake_s = costs[resting].wake_s
+            at_s = stay.from_s - wake_s
+            if at_s - rested_since_s < REST_WAKES_MIN * wake_s:
+                while steps and steps[-1].rung is not Rung.AWAKE:  # not worth going
+                    steps.pop()
+                resting = Rung.AWAKE
+            elif wake_s >= AHEAD_WAKE_S_MIN and curve.chance_between(at_s, stay.to_s) >= AHEAD_CHANCE_MIN:
+                steps.append(Step(rung, at_s, _why_up(curve, stay, at_s)))
+                resting = rung
+    return tuple(steps)
 
 
-def step_due(steps: tuple[Step, ...], resting: Rung, idle_s: float) -> Step | None:
-    """The deepest step whose time has come, or None."""
-    due = [step for step in steps if step.rung.depth > resting.depth and idle_s >= step.at_idle_s]
-    return due[-1] if due else None
+def _by_rate(costs: Mapping[Rung, RungCost], available: frozenset[Rung]) -> tuple[list[Rung], list[float]]:
+    """The rungs worth resting on, from that for when nobody is expected to the warmest, and the rates of requests per
+    second at which each gives way to the next: the lower envelope of rent + rate * wake."""
+    here = sorted({*available, Rung.AWAKE}, key=lambda rung: (_cost_bytes(rung, costs), costs[rung].wake_s))
+    rungs, rates = [here[0]], list[float]()
+    for rung in here[1:]:
+        while costs[rung].wake_s < costs[rungs[-1]].wake_s:
+            dearer = (_cost_bytes(rung, costs) - _cost_bytes(rungs[-1], costs)) / GIB * WAIT_S_PER_GIB_S
+            rate = dearer / (costs[rungs[-1]].wake_s - costs[rung].wake_s)
+            if not rates or rate > rates[-1]:
+                rungs.append(rung)
+                rates.append(rate)
+                break
+            rungs.pop()
+            rates.pop()
+    return rungs, rates
+
+
+def _why_down(curve: Curve, costs: Mapping[Rung, RungCost], resting: Rung, rung: Rung, at_s: float) -> str:
+    chance = curve.chance_between(at_s, at_s + 60.0)
+    freed = _cost_bytes(resting, costs) - _cost_bytes(rung, costs)
+    return (
+        f"idle for {format_duration(at_s)}, and a request in the next minute comes with {chance:.1%} "
+        f"(learned from {curve.gaps_seen} gaps): {rung.value} gives back {format_bytes(max(0, freed))} "
+        f"and wakes in {format_duration(costs[rung].wake_s)}"
+    )
+
+
+def _why_up(curve: Curve, stay: Stay, at_s: float) -> str:
+    chance = curve.chance_between(at_s, stay.to_s)
+    return (
+        f"a request is expected until idle for {format_duration(stay.to_s)}, with {chance:.0%} "
+        f"(learned from {curve.gaps_seen} gaps)"
+    )
+
+
+def next_step_s(steps: tuple[Step, ...], resting: Rung, idle_s: float, ahead_s: float | None = None) -> float | None:
+    """The idle time at which there is something to do; may have passed. `ahead_s`: as for `step_due`."""
+    if step_due(steps, resting, idle_s, ahead_s) is not None:
+        return idle_s
+    return next((step.at_idle_s for step in steps if step.at_idle_s > idle_s and step.rung is not resting), None)
+
+
+def step_due(steps: tuple[Step, ...], resting: Rung, idle_s: float, ahead_s: float | None = None) -> Step | None:
+    """The step whose time has come, where the instance is not there already; steps that were slept through are left out.
+
+    Up only to `awake`; whoever rests deeper than it was to, for it gave way to another, stays there. `ahead_s`: the idle
+    time of the step by which it was last woken ahead, which is not taken twice.
+    """
+    due = next((step for step in reversed(steps) if step.at_idle_s <= idle_s), None)
+    if due is None or due.rung is resting:
+        return None
+    if due.rung is Rung.AWAKE:
+        return due if due.at_idle_s != ahead_s else None
+    return due if due.rung.depth > resting.depth else None
 
 
 def _timers(settings: SleepSettings, available: frozenset[Rung]) -> list[Step]:

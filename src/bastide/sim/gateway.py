@@ -248,7 +248,11 @@ class SimGateway:
                 if i.stance is Stance.LEASED and told.get(i.name) != (i.in_flight, i.requests):
                     told[i.name] = (i.in_flight, i.requests)
                     ago_s = asyncio.get_running_loop().time() - i.last_used_s
-                    changed[i.name] = {"in_flight": i.in_flight, "last_used_s": self._clock.now_s() - ago_s}
+                    changed[i.name] = {
+                        "in_flight": i.in_flight,
+                        "last_used_s": self._clock.now_s() - ago_s,
+                        "requests": i.requests,
+                    }
             if changed and self._link is not None:
                 self._link.tell("activity", {"instances": changed})
 
