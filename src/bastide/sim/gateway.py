@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from bastide.adapters.link.memory import Exchange, MemoryLink
 from bastide.adapters.runtime.memory import MemoryRuntime
@@ -34,7 +34,15 @@ class Tally:
     timed_out: int = 0
     failed: int = 0
     waits_s: dict[str, list[float]] = field(default_factory=dict)
+    firsts_s: list[float] = field(default_factory=list)  # to the first token, where a request says when it has that
     broken_rules: list[str] = field(default_factory=list)
+
+
+class Work(Protocol):
+    """What a request makes an engine do: read its prompt, whose end is the first token, and write its answer."""
+
+    async def read(self, instance: str) -> None: ...
+    async def write(self, instance: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -95,8 +103,8 @@ class SimGateway:
             told.cancel()
             self._link = None
 
-    async def request(self, service: str, duration_s: float, tokens: tuple[int, int]) -> None:
-        """One request from its arrival to its end."""
+    async def request(self, service: str, duration_s: float, tokens: tuple[int, int], work: Work | None = None) -> None:
+        """One request from its arrival to its end. `work`: what it does instead of taking `duration_s`."""
         found = self._services[service]
         now_s = asyncio.get_running_loop().time()
         for attempt in range(3):
@@ -118,7 +126,13 @@ class SimGateway:
                 if not self._runtime.is_awake(instance.name) and instance.name in self._runtime.processes:
                     self.tally.broken_rules.append(f"{instance.name} was asleep under a lease")
                 self._runtime.work(instance.name, *tokens)
-                await asyncio.sleep(duration_s)
+                if work is None:
+                    await asyncio.sleep(duration_s)
+                else:
+                    await work.read(instance.name)
+                    first_s = asyncio.get_running_loop().time() - now_s
+                    await work.write(instance.name)
+                    self.tally.firsts_s.append(first_s)
                 if not self._runtime.is_awake(instance.name):
                     raise EngineLost("it ended under the request")
             except EngineLost:

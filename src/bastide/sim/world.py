@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bastide.adapters.journal.memory import MemoryJournals
 from bastide.adapters.link.memory import Exchange
 from bastide.adapters.runtime.memory import Costs, MemoryRuntime
 from bastide.adapters.store.memory import MemoryStore
+from bastide.agent.rules import Rules
 from bastide.agent.service import AgentService
 from bastide.agent.settings import AgentSettings
 from bastide.control.loop import ControlLoop
@@ -36,13 +37,16 @@ REDIAL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """`budget_bytes` of the device; `costs` by service name; `available`: the rungs that hold."""
+    """`budget_bytes` of the device; `costs` by service name; `available`: the rungs that hold. `rules`: other ones than
+    the shipped; `spend`: how a processor's work passes."""
 
     budget_bytes: int
     costs: dict[str, Costs]
     services: tuple[ServiceSpec, ...]
     available: frozenset[Rung] = frozenset({Rung.FROZEN, Rung.DEEP, Rung.OFF})
     seed: int = 1
+    rules: Callable[[], Rules] = Rules
+    spend: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 @dataclass(slots=True)
@@ -74,7 +78,7 @@ class World:
             for generation in range(1, 9)
             for index in range(spec.replicas.most)
         }
-        self.runtime = MemoryRuntime(by_instance | {"": Costs()})
+        self.runtime = MemoryRuntime(by_instance | {"": Costs()}, spend=settings.spend)
         sizes = {spec.model.url: 2**20 for spec in settings.services if spec.model is not None}
         self.weights = SimWeights(sizes)
         self.control = ControlLoop(
@@ -131,7 +135,7 @@ class World:
             available=self.settings.available,
         )
         journal = self.journals.writer(f"agent-{self._agents}")
-        self.agent = AgentService(settings, self.runtime, self.engines, journal, self.clock)
+        self.agent = AgentService(settings, self.runtime, self.engines, journal, self.clock, self.settings.rules())
         await self.agent.recover()
         self.exchange.serve(AGENT, self.agent.handle, self.agent.came, self.agent.left)
         self._agent_tasks = [asyncio.get_running_loop().create_task(self.agent.run())]
@@ -144,7 +148,9 @@ class World:
         await asyncio.gather(*self._agent_tasks, return_exceptions=True)
         await self.exchange.stop(AGENT)
         self.journals.end(f"agent-{self._agents}")
-        self.runtime = self.gateway._runtime = MemoryRuntime(self.runtime._costs, self.runtime.processes)
+        self.runtime = self.gateway._runtime = MemoryRuntime(
+            self.runtime._costs, self.runtime.processes, self.settings.spend
+        )
         self.agent = None
 
     def fold(self) -> Folder:

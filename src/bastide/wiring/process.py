@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -99,7 +100,7 @@ def _agent(launch: Launch, places: Places) -> None:
     async def run() -> None:
         runtime = ProcessRuntime(places.keeper_socket, known, boxes_of(places, launch))
         journal = FileJournalWriter(places.journals, f"agent-{secrets.token_hex(5)}")
-        service = AgentService(settings, runtime, known, journal, SystemClock())
+        service = AgentService(settings, runtime, known, journal, SystemClock(), _rules())
         server: asyncio.Server | None = None
 
         async def work() -> None:
@@ -120,6 +121,16 @@ def _agent(launch: Launch, places: Places) -> None:
             dissolve(places, "apps")
 
     asyncio.run(run())
+
+
+def _rules() -> Any:
+    """The shipped ones (None), or those that a benchmark names, to run them beside."""
+    word = os.environ.get("BASTIDE_RULES", "")
+    if not word:
+        return None
+    from bastide.sim.baselines import rules_by
+
+    return rules_by(word)
 
 
 def _control(launch: Launch, places: Places) -> None:

@@ -49,9 +49,18 @@ class _Process:
 
 
 class MemoryRuntime(Runtime):
-    """`costs`: by instance, or one for all under the empty name. `processes` outlive it: hand them to the next one."""
+    """`costs`: by instance, or one for all under the empty name. `processes` outlive it: hand them to the next one.
 
-    def __init__(self, costs: dict[str, Costs] | None = None, processes: dict[str, _Process] | None = None) -> None:
+    `spend`: lets so many seconds of a processor's work pass, which on a busy machine takes longer.
+    """
+
+    def __init__(
+        self,
+        costs: dict[str, Costs] | None = None,
+        processes: dict[str, _Process] | None = None,
+        spend: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._spend = spend
         self._costs = costs or {"": Costs()}
         self._processes: dict[str, _Process] = processes if processes is not None else {}
         self._numbers = max((p.identity.pid for p in self._processes.values()), default=100)
@@ -93,7 +102,7 @@ class MemoryRuntime(Runtime):
             self.faults.start_hangs.discard(instance)
             await asyncio.sleep(launch.start_s_max)
             raise EngineStartFailed(f"the engine was not ready within {launch.start_s_max:.0f} s")
-        await asyncio.sleep(self._of(instance).start_s)
+        await self._spend(self._of(instance).start_s)
         if instance in self.faults.start_fails:
             raise EngineStartFailed(self.faults.start_fails.pop(instance))
         progress("loading weights", 1.0)
@@ -126,7 +135,7 @@ class MemoryRuntime(Runtime):
 
     async def wake(self, instance: str) -> None:
         process = self._one(instance)
-        await asyncio.sleep(self._of(instance).wake_s.get(process.rung, 0.0))
+        await self._spend(self._of(instance).wake_s.get(process.rung, 0.0))
         if self._processes.get(instance) is not process:
             raise EngineLost(f"{instance} ended while it woke")
         process.rung = Rung.AWAKE
