@@ -19,8 +19,6 @@ DOWN_EVERY_S = 60.0
 # The mean in flight is taken over about this long.
 MEAN_S = 60.0
 STAFFING = 0.5
-# Needs are remembered so coarsely, which bounds how many there are.
-PEAK_EVERY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +122,6 @@ def _up(copies: float) -> int:
 
 
 def _peaks(peaks: tuple[tuple[float, int], ...], now_s: float, copies: int) -> tuple[tuple[float, int], ...]:
-    """Needs that may still be the most of some window to come: falling in time, each with its last moment."""
+    """Needs that may still be the most of some window to come: falling, each with its last moment. So at most `most`."""
     kept = [(at_s, most) for at_s, most in peaks if at_s >= now_s - DOWN_WINDOW_S and most > copies]
-    last_s = now_s
-    if kept and now_s - kept[-1][0] < PEAK_EVERY_S and kept[-1][1] == copies:
-        kept.pop()
-    return (*kept, (last_s, copies))
+    return (*kept, (now_s, copies))

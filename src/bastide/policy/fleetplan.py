@@ -96,6 +96,10 @@ class Planner:
         """Look at this service in the next plan, whatever changed."""
         self._changed[service] = None
 
+    def waits(self) -> bool:
+        """Whether somebody found no place and waits for room."""
+        return bool(self._unplaced)
+
     def of(self, service: str) -> Mapping[str, Copy]:
         """Its copies, resting ones included, by instance."""
         return self._by_service.get(service, {})

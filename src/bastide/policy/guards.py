@@ -13,7 +13,7 @@ from bastide.policy.backoff import CRASHES_MAX, STABLE_S, delay_s
 from bastide.policy.check import MASS_COUNT_MIN, MASS_SHARE
 
 # So many copies may start on one node at once: they share its disk and its link.
-STARTS_PER_NODE = 2
+STARTS_PER_NODE = 8
 # A node on which so many starts failed within a while is left alone for a while, which doubles each time.
 NODE_FAILURES_MAX = 3
 NODE_WINDOW_S = 300.0

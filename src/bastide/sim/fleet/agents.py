@@ -1,0 +1,257 @@
+"""The agents of a simulated fleet's nodes: they start, rest and end copies, and say how long each takes.
+
+A fake port. It keeps the promises that real agents keep (a busy copy is never rested; what doesn't fit is refused), measures
+what devices do, and never chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bastide.policy.fleet import WHOLE, Request
+from bastide.policy.fleetstate import Copy
+from bastide.policy.guards import drain
+from bastide.sim.fleet.live import Live
+from bastide.sim.fleet.nodes import Node, Running
+
+if TYPE_CHECKING:
+    from bastide.sim.fleet.world import World
+
+# Copies asleep in host memory hold at most this part of it; the one asleep longest goes first.
+ASLEEP_PART = 0.5
+MIB = 2**20
+
+
+class Meter:
+    """A quantity over time: what it is, and its sum over the time gone by."""
+
+    __slots__ = ("since_s", "sum", "value")
+
+    def __init__(self) -> None:
+        self.value = self.sum = self.since_s = 0.0
+
+    def add(self, delta: float, now_s: float) -> None:
+        self.sum += self.value * (now_s - self.since_s)
+        self.since_s = now_s
+        self.value += delta
+
+    def until(self, now_s: float) -> float:
+        self.add(0.0, now_s)
+        return self.sum
+
+
+class Agents:
+    """All agents. `holders`: nodes that have weights on their disk, by weights. `idle`: awake copies without work."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        setup = world.setup
+        self.nodes = [Node(index, shape, setup.disk_bytes) for index, shape in enumerate(setup.shapes)]
+        self.holders: dict[str, dict[int, None]] = {}
+        self.idle: dict[str, Running] = {}
+        self.resting: dict[int, dict[str, Running]] = {}
+        names = [location.name for location in setup.locations]
+        self.allocated = {name: Meter() for name in names}  # devices
+        self.rented = {name: Meter() for name in names}  # devices x their price
+        self.busy_devices = {name: Meter() for name in names}
+        self.busy_w = {name: Meter() for name in names}
+        self.awake = 0
+
+    # --- what a start takes --------------------------------------------------------------------------------------------
+
+    def wake(self, live: Live, node: Node, asleep: Running | None, cached_s: float) -> tuple[str, float]:
+        """From which rung or place it wakes there, and in how many seconds."""
+        if asleep is not None and asleep.way.light_s is not None:
+            return "light", asleep.way.light_s
+        if live.spec.weights in node.cached:
+            return "cached", cached_s
+        location = self.world.locations[node.shape.location]
+        holders = self.holders.get(live.spec.weights, {})
+        if any(self.nodes[one].shape.location == node.shape.location and self.nodes[one].up for one in holders):
+            return "neighbour", cached_s + live.spec.weights_bytes / location.neighbour_bytes_per_s
+        return "source", cached_s + live.spec.weights_bytes / location.source_bytes_per_s
+
+    def start(self, copy: Copy, live: Live) -> str | None:
+        """Start it, or wake it where it rests. Answers why not, None where it is on its way (or there already)."""
+        node = self.nodes[copy.node]
+        if not node.up or node.cut:
+            return "the node does not answer"
+        there = node.instances.get(copy.instance)
+        if there is not None and there.state != "resting":
+            return None  # asked twice: it is there
+        lacks = node.lacks(copy.request, copy.devices, there)
+        if lacks is not None:
+            return lacks
+        way = live.way_of[copy.request]
+        rung, wake_s = self.wake(live, node, there, way.cached_s)
+        if node.disk_full and rung in ("neighbour", "source"):
+            return "its disk is full"
+        now_s = self.world.now_s
+        if there is not None:
+            self._forget(there)
+            node.release(there)
+        node.starting += 1
+        if rung != "light":
+            wake_s *= node.starting  # those who load share the disk and the link
+        running = Running(copy, live, way, "starting", now_s, changed_s=now_s, rung=rung, expected_s=wake_s)
+        node.hold(running)
+        live.copies[copy.instance] = running
+        live.starting += 1
+        self._allocate(running, 1)
+        if node.out_of_memory:
+            self.world.at(now_s + wake_s / 2, self._dies, running, "out of memory")
+        elif not node.hangs:
+            self.world.at(now_s + wake_s * node.slow, self._ready, running)
+        return None
+
+    def _ready(self, running: Running) -> None:
+        live, node = running.service, self.nodes[running.copy.node]
+        if running.state != "starting" or live.copies.get(running.copy.instance) is not running:
+            return
+        now_s = self.world.now_s
+        running.state, running.ready_s, running.changed_s, running.idle_since_s = "awake", now_s, now_s, now_s
+        live.starting -= 1
+        node.starting -= 1
+        self.awake += 1
+        live.awake.append(running)
+        measured = self.world.measured
+        measured.wakes[running.rung] += 1
+        measured.wake_s[running.rung] = measured.wake_s.get(running.rung, 0.0) + now_s - running.began_s
+        self.cache(live, node)
+        self.world.report(self.world.control.started, running)
+        self.world.gateway.serve_waiting(live)
+        if running.in_flight <= 1e-9:
+            self.became_idle(running)
+            if live.in_flight <= 1e-9 and not live.waiting:
+                self.world.gateway.idle(live)
+
+    def cache(self, live: Live, node: Node) -> None:
+        """Its weights are on that node's disk from now on."""
+        if node.disk_full:
+            return
+        for gone in node.cache(live.spec.weights, live.spec.weights_bytes):
+            self.holders[gone].pop(node.index, None)
+        if live.spec.weights in node.cached:
+            self.holders.setdefault(live.spec.weights, {})[node.index] = None
+
+    def _dies(self, running: Running, why: str) -> None:
+        if running.service.copies.get(running.copy.instance) is running:
+            lived_s = self.world.now_s - running.ready_s if running.state == "awake" else 0.0
+            self.end(running)
+            self.world.report(self.world.control.died, running, why, lived_s)
+
+    # --- resting and ending ----------------------------------------------------------------------------------------------
+
+    def rest(self, running: Running) -> bool:
+        """Step down, where nothing is in flight."""
+        if running.state != "awake" or not drain(round(running.in_flight, 6), 0.0).ends:
+            return False
+        running.state = "sinking"
+        running.service.awake.remove(running)
+        self.awake -= 1
+        self.idle.pop(running.copy.instance, None)
+        self.world.at(self.world.now_s + running.way.sleep_s, self._rested, running)
+        return True
+
+    def _rested(self, running: Running) -> None:
+        live, node = running.service, self.nodes[running.copy.node]
+        if running.state != "sinking" or live.copies.get(running.copy.instance) is not running:
+            return
+        copy = running.copy
+        holds = Request(0, -(-live.spec.weights_bytes // MIB))
+        room = node.shape.memory_mib - node.memory_mib + copy.request.memory_mib >= holds.memory_mib
+        light = self.world.setup.policies.light and running.way.light_s is not None and not running.draining
+        if not (light and room and holds.memory_mib <= ASLEEP_PART * node.shape.memory_mib):
+            self.end(running)
+            self.world.report(self.world.control.ended, running)
+            return
+        self._allocate(running, -1)
+        node.release(running)
+        running.copy = replace(copy, devices=(), request=holds, resting=True)
+        running.state = "resting"
+        node.hold(running)
+        asleep = self.resting.setdefault(node.index, {})
+        asleep[copy.instance] = running
+        self.world.report(self.world.control.rested, running)
+        while sum(one.copy.request.memory_mib for one in asleep.values()) > ASLEEP_PART * node.shape.memory_mib:
+            self.drop(next(iter(asleep.values())))
+
+    def drop(self, asleep: Running) -> None:
+        """One that sleeps in host memory gives that back too; its weights stay on the disk."""
+        self.end(asleep)
+        self.world.report(self.world.control.ended, asleep)
+
+    def stop(self, running: Running) -> None:
+        """It ends for good, after what is in flight."""
+        running.draining = True
+        if running.state == "resting" or (running.state == "awake" and running.in_flight <= 1e-9):
+            self.end(running)
+            self.world.report(self.world.control.ended, running)
+
+    def end(self, running: Running) -> None:
+        """It is gone now, whatever it did; requests in flight move."""
+        live, node = running.service, self.nodes[running.copy.node]
+        if running.state == "starting":
+            live.starting -= 1
+            node.starting -= 1
+        elif running.state == "awake":
+            live.awake.remove(running)
+            self.awake -= 1
+        state, running.state = running.state, "gone"
+        self.idle.pop(running.copy.instance, None)
+        self._forget(running)
+        del live.copies[running.copy.instance]
+        if running.works:
+            self.world.gateway.lost(running)
+        if state != "resting":
+            self._allocate(running, -1)
+        node.release(running)
+
+    def _forget(self, asleep: Running) -> None:
+        self.resting.get(asleep.copy.node, {}).pop(asleep.copy.instance, None)
+
+    # --- what devices do -------------------------------------------------------------------------------------------------
+
+    def company(self, running: Running) -> float:
+        """How many copies compute on its device, itself included: they take turns."""
+        if not running.copy.request.shares:
+            return 1.0
+        device = running.copy.devices[0]
+        found = 1.0
+        for other in self.nodes[running.copy.node].instances.values():
+            if other is not running and other.in_flight > 0 and device in other.copy.devices:
+                found += min(1.0, other.in_flight)
+        return found
+
+    def busy(self, running: Running, delta: float) -> None:
+        """So much more is in flight there."""
+        now_s = self.world.now_s
+        before = min(1.0, running.in_flight)
+        running.in_flight = max(0.0, running.in_flight + delta)
+        if running.in_flight < 1e-9:
+            running.in_flight = 0.0
+        change = min(1.0, running.in_flight) - before
+        if delta > 0:
+            self.idle.pop(running.copy.instance, None)
+        if change:
+            shape = self.nodes[running.copy.node].shape
+            size = running.copy.request.total_milli / WHOLE
+            facts = self.world.setup.device_facts.get(shape.model)
+            self.busy_devices[shape.location].add(change * size, now_s)
+            if facts is not None:
+                self.busy_w[shape.location].add(change * size * (facts.power_w - facts.idle_power_w), now_s)
+
+    def became_idle(self, running: Running) -> None:
+        running.idle_since_s = self.world.now_s
+        if running.draining:
+            self.stop(running)
+        elif running.state == "awake":
+            self.idle[running.copy.instance] = running
+
+    def _allocate(self, running: Running, sign: int) -> None:
+        shape = self.nodes[running.copy.node].shape
+        size = sign * running.copy.request.total_milli / WHOLE
+        now_s = self.world.now_s
+        self.allocated[shape.location].add(size, now_s)
+        self.rented[shape.location].add(size * self.world.price[running.copy.node], now_s)

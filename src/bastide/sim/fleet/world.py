@@ -1,0 +1,162 @@
+"""The world of a simulated fleet: virtual time as a heap of what is due, and everything in it wired together.
+
+The order of what is due at one moment is the order in which it was scheduled; nothing reads a clock or draws but from the
+seed. So a seed replays to the bit.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from bastide.sim.fleet.agents import Agents
+from bastide.sim.fleet.checkers import Checkers
+from bastide.sim.fleet.control import Control
+from bastide.sim.fleet.gateway import Gateway
+from bastide.sim.fleet.live import Live
+from bastide.sim.fleet.measure import Latencies, Measured, Sample
+from bastide.sim.fleet.room import Room
+from bastide.sim.fleet.setup import Setup
+from bastide.sim.fleet.trouble import Troubles
+
+START_S = 0.0
+
+
+class World:
+    """Make it, `run` it, read `measured`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.now_s = START_S
+        self.clock_shift_s = 0.0
+        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._serial = 0
+        self.events = 0
+        self.measured = Measured()
+        self.recent = Latencies()
+        self.locations = {location.name: location for location in setup.locations}
+        self.price = [self._price(shape.model, shape.location) for shape in setup.shapes]
+        self.lives: dict[str, Live] = {spec.name: Live(spec, spec.arrivals()) for spec in setup.services}
+        self.agents = Agents(self)
+        self.control = Control(self)
+        self.room = Room(self)
+        self.gateway = Gateway(self)
+        self.trouble = Troubles(self, setup.faults)
+        self.checkers = Checkers(self)
+        if setup.prefetched:
+            self._prefetch()
+        self._before = (0.0, 0.0, 0.0, dict[str, int]())
+
+    def _prefetch(self) -> None:
+        """A deploy fetches weights before anybody asks: every location that may run a service has them on one node."""
+        by_location: dict[str, list[int]] = {}
+        for node in self.agents.nodes:
+            if node.shape.devices:
+                by_location.setdefault(node.shape.location, []).append(node.index)
+        for number, live in enumerate(self.lives.values()):
+            for name, nodes in by_location.items():
+                if not live.spec.borders or name in live.spec.borders:
+                    self.agents.cache(live, self.agents.nodes[nodes[number % len(nodes)]])
+
+    def _price(self, model: str, location: str) -> float:
+        facts = self.setup.device_facts.get(model)
+        if facts is not None and facts.price_per_hour:
+            return facts.price_per_hour
+        return self.locations[location].price_per_gpu_hour or 1.0
+
+    @property
+    def clock_s(self) -> float:
+        """The wall clock as control reads it; it may jump."""
+        return self.now_s + self.clock_shift_s
+
+    def at(self, when_s: float, act: Callable[..., None], *arguments: Any) -> None:
+        """Do it then; what lies in the past is done now."""
+        self._serial += 1
+        heapq.heappush(self._due, (max(when_s, self.now_s), self._serial, act, arguments))
+
+    def report(self, told: Callable[..., None], *arguments: Any) -> None:
+        """An agent tells control something; it may be lost, or told twice. The inventory makes up for that."""
+        running = arguments[0]
+        node = self.agents.nodes[running.copy.node]
+        if node.cut or self.trouble.loses_hint():
+            return
+        told(*arguments)
+        if self.trouble.doubles_hint():
+            told(*arguments)
+
+    def run(self) -> Measured:
+        """Until the duration is over and time has settled."""
+        setup = self.setup
+        for live in self.lives.values():
+            self.gateway.begin(live)
+        self.at(setup.tick_s, self.control.tick)
+        if setup.samples:
+            self.at(setup.duration_s / setup.samples, self._sample)
+        if self.trouble.any:
+            self.at(setup.inventory_s, self._inventory)
+        if setup.check_every_s:
+            self.at(setup.check_every_s, self._check)
+        ends_s = setup.duration_s + setup.settle_s
+        due = self._due
+        while due and due[0][0] <= ends_s:
+            self.now_s, _, act, arguments = heapq.heappop(due)
+            act(*arguments)
+            self.events += 1
+        self.now_s = ends_s
+        self._close()
+        return self.measured
+
+    def _inventory(self) -> None:
+        for node in self.agents.nodes:
+            if node.up and not node.cut:
+                self.control.inventory(node.index)
+        self.at(self.now_s + self.setup.inventory_s, self._inventory)
+
+    def _check(self) -> None:
+        self.checkers.look()
+        self.at(self.now_s + self.setup.check_every_s, self._check)
+
+    def _close(self) -> None:
+        agents, measured = self.agents, self.measured
+        for name in self.locations:
+            measured.allocated_device_s[name] = agents.allocated[name].until(self.now_s)
+            measured.busy_device_s[name] = agents.busy_devices[name].until(self.now_s)
+
+    def idle_w(self) -> dict[str, float]:
+        """What all devices draw when idle, by location."""
+        drawn = dict.fromkeys(self.locations, 0.0)
+        for shape in self.setup.shapes:
+            facts = self.setup.device_facts.get(shape.model)
+            if facts is not None:
+                drawn[shape.location] += shape.devices * facts.idle_power_w
+        return drawn
+
+    def _sample(self) -> None:
+        agents, measured = self.agents, self.measured
+        step_s = self.setup.duration_s / self.setup.samples
+        devices = max(1, sum(shape.devices for shape in self.setup.shapes))
+        busy = sum(meter.until(self.now_s) for meter in agents.busy_devices.values())
+        watts = sum(meter.until(self.now_s) for meter in agents.busy_w.values())
+        arrived, busy_before, watts_before, wakes_before = self._before
+        measured.timeline.append(
+            Sample(
+                self.now_s,
+                sum(meter.value for meter in agents.allocated.values()) / devices,
+                (busy - busy_before) / step_s / devices,
+                agents.awake,
+                sum(len(asleep) for asleep in agents.resting.values()),
+                max(0.0, self.gateway.held_weight),
+                sum(live.in_flight for live in self.lives.values()),
+                measured.arrived - arrived,
+                {rung: count - wakes_before.get(rung, 0) for rung, count in sorted(measured.wakes.items())},
+                self.recent.at(0.5),
+                self.recent.at(0.99),
+                (watts - watts_before) / step_s + sum(self.idle_w().values()),
+                int(self.control.planner.fleet.open.sum()),
+            )
+        )
+        self._before = (measured.arrived, busy, watts, dict(measured.wakes))
+        self.recent = Latencies()
+        if self.now_s + step_s <= self.setup.duration_s + 1e-6:
+            self.at(self.now_s + step_s, self._sample)
