@@ -134,10 +134,8 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
     except InvalidRequest as error:
         wrong("egress", error.message)
     for volume in app.volumes:
-        if volume.bytes_max is not None:
-            wrong(
-                "volumes", f"the size of {volume.name!r} can't be enforced here; leave `size` out and it is unlimited"
-            )
+        if volume.bytes_max is not None and (refused := control.settings.volume_sizes_refused()) is not None:
+            wrong("volumes", f"{volume.name!r}: {refused}")
     if app.volumes and spec.replicas.most > 1:
         wrong("replicas", "an app with volumes has one replica at most: two would write the same files")
     names = [given for given, _ in control.store.secrets(spec.project)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -23,4 +23,5 @@ class ControlSettings:
     workers: int = 1
     url: str = ""
     orphan_s: float = 60.0
+    volume_sizes_refused: Callable[[], str | None] = lambda: "a volume's size can't be enforced here; leave `size` out"
     egress_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names that stand for several hosts

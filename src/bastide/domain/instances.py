@@ -70,6 +70,14 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
+class Owned:
+    """A directory on the host that is a service's own. `bytes_max`: what it may hold; None: it is not bounded."""
+
+    path: str
+    bytes_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """How to start one engine process: pure data made by engines/, carried out by a runtime adapter.
 
@@ -95,7 +103,7 @@ class LaunchSpec:
     read_ahead: tuple[str, ...] = ()  # files worth having in the page cache before the start
     box: Box | None = None  # where it runs isolated; `serving` is run inside then
     serving: Serving | None = None
-    owned: tuple[str, ...] = ()  # directories that are the box's own user's: volumes
+    owned: tuple[Owned, ...] = ()  # what of its mounts is its own: volumes
     egress: tuple[str, ...] = ()  # where the box may connect to; empty: nowhere
 
 

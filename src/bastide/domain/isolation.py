@@ -21,11 +21,12 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A host directory or file shown inside. Read-only unless `writable`."""
+    """A host directory or file shown inside. Read-only unless `writable`. `image`: a file whose file system is shown."""
 
     source: str
     target: str
     writable: bool = False
+    image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class Box:
     the program finds the one of index N on file descriptor 3 + N where `BASTIDE_LISTEN_FDS` says how many there are, or
     binds it itself below `BASTIDE_LISTEN_DIRECTORY`. `egress_directory`: the host directory where the box's egress proxy listens on the socket
     `proxy`, shown inside at /run/bastide/egress; empty: nothing leaves. `network_namespace`: the path of one to live in,
-    made by egress/wall.py; empty: one of its own, with nothing but loopback.
+    made by egress/wall.py; empty: one of its own, with nothing but loopback. `owner`: boxes of one owner run as the same user,
+    for they share files; empty: a user of its own.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Box:
     egress_directory: str = ""
     network_namespace: str = ""
     hostname: str = "box"
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class BoxLaunch:
 
     The process joins the groups of `group_files`; sockets of `listens` (host paths) are bound and inherited from
     descriptor 3 on; `opened` places are put where the box's user can reach them (`{at:N}` in `argv` and in `environment`
-    becomes the path of the Nth); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the
+    becomes the path of the Nth; of those whose index is in `images`, the file system in the file is shown); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the
     network namespace at `network_namespace`; it becomes `user` (None: stays who it is); then `program` runs as `argv`
     with `environment` and nothing else of ours.
     """
@@ -91,6 +94,7 @@ class BoxLaunch:
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     opened: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
     read: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     group_files: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from bastide.domain.apps import PORT, Build
-from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Serving, WeightFile
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Owned, Serving, WeightFile
 from bastide.domain.isolation import Box, Limits, Mount, Scratch
 from bastide.domain.spec import ServiceSpec
 from bastide.engines.port import Ask, BoxPlace, Place
@@ -16,6 +16,7 @@ CONFIG_BYTES = 2**20
 WRITES_BYTES = 64 * 2**20  # of each directory that an image expects to write to
 PATH = "/usr/local/bin:/usr/bin:/bin"
 HOME = "/home/user"
+VOLUME_SUFFIX = ".ext4"
 DIRECTORY = "/app"
 DOOR = "/run/bastide/door"  # where a box sees the way to the gateway
 DOOR_PORT = 8787  # where the agent inside opens it to programs
@@ -39,12 +40,15 @@ class App:
             raise ValueError("an app needs its build, and a node that has boxes")
         app, boxes = spec.app, place.boxes
         name = box_name(assignment.instance)
-        volumes = tuple(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}" for volume in app.volumes)
+        volumes = tuple(
+            Owned(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}", volume.bytes_max)
+            for volume in app.volumes
+        )
         mounts = (
             *(boxes.image_mounts if build.root else boxes.mounts),
             *(() if build.root else (Mount(build.source, DIRECTORY),)),
             *(Mount(source, target) for source, target in build.mounts),
-            *(Mount(path, volume.path, writable=True) for path, volume in zip(volumes, app.volumes, strict=True)),
+            *(_volume(owned, volume.path) for owned, volume in zip(volumes, app.volumes, strict=True)),
             *((Mount(boxes.door, DOOR),) if boxes.door else ()),
         )
         folders = dict.fromkeys(file.path.rpartition("/")[0] for file in app.config_files)
@@ -69,6 +73,7 @@ class App:
             limits=Limits(spec.resources.memory_bytes, spec.resources.cpu or None),
             listens=SOCKETS,
             hostname=spec.name[:63],
+            owner=f"{spec.project}.{spec.name}" if volumes else "",
         )
         return LaunchSpec(
             instance=assignment.instance,
@@ -125,6 +130,13 @@ def environment(assignment: Assignment, build: Build, boxes: BoxPlace, port: int
     if boxes.url:
         own += (("BASTIDE_URL", boxes.url), ("OPENAI_BASE_URL", f"{boxes.url}/v1"))
     return (*build.environment, *spec.app.environment, *own)
+
+
+def _volume(owned: Owned, target: str) -> Mount:
+    """One with a size is a file system in a file beside where the directory would be."""
+    if owned.bytes_max is None:
+        return Mount(owned.path, target, writable=True)
+    return Mount(f"{owned.path}{VOLUME_SUFFIX}", target, writable=True, image=True)
 
 
 def box_name(instance: str) -> str:

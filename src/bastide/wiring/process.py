@@ -143,6 +143,7 @@ def _control(launch: Launch, places: Places) -> None:
             await asyncio.Event().wait()
 
     from bastide.adapters.clock import SystemClock
+    from bastide.adapters.isolation.volumes import sizes_refused
     from bastide.adapters.journal.file import FileJournalReader
     from bastide.adapters.link.unix import connect, serve
     from bastide.adapters.store.sqlite import SqliteStore
@@ -166,6 +167,7 @@ def _control(launch: Launch, places: Places) -> None:
         workers=launch.workers,
         url=launch.url,
         egress_sets=sets(launch.egress_sets),
+        volume_sizes_refused=sizes_refused,
     )
 
     async def run() -> None:

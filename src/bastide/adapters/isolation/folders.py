@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bastide.adapters.isolation import etc, seccomp
 from bastide.adapters.isolation.groups import Groups
+from bastide.domain.isolation import Box
 
 USERS_FROM = 0x70000000  # far above anybody's accounts; each box of a root's Bastide is a user of its own
 USERS = 1 << 16
@@ -58,17 +59,17 @@ class Folders:
             path.unlink(missing_ok=True)
 
 
-def box_user(name: str) -> int | None:
-    """Who a box runs as: for root a number of its own, else (None) who we are.
+def box_user(box: Box) -> int | None:
+    """Who a box runs as: for root a number of its own (or of its owner's), else (None) who we are.
 
-    The number follows from the name, so that a restart finds the same; two names that meet in one number share only
+    The number follows from a name, so that a restart finds the same; two names that meet in one number share only
     what namespaces keep apart anyway.
     """
     if os.getuid() != 0:
         return None
     import hashlib
 
-    return USERS_FROM + int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big") % USERS
+    return USERS_FROM + int.from_bytes(hashlib.sha256((box.owner or box.name).encode()).digest()[:2], "big") % USERS
 
 
 def interpreter() -> tuple[str, tuple[str, ...]]:

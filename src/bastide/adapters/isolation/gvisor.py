@@ -98,7 +98,7 @@ class GvisorIsolation(Boxed):
             "--image-path=/image",
             CONTAINER,
         )
-        return SaveCommand(program, box_user(box.name), argv)
+        return SaveCommand(program, box_user(box), argv)
 
     def saved_at(self, box: Box) -> str:
         return str(self._folders.bundle(box.name) / "image")
@@ -129,7 +129,7 @@ class GvisorIsolation(Boxed):
         bundle.chmod(0o755)
         images = self._folders.bundle(box.name) / "image"
         images.mkdir(exist_ok=True)
-        user = box_user(box.name)
+        user = box_user(box)
         chown(str(images), user)
         told = bundle / "host"
         told.mkdir(exist_ok=True)
@@ -162,6 +162,7 @@ class GvisorIsolation(Boxed):
             argv=("bwrap", *words),
             environment=environment,
             opened=tuple(opened.paths),
+            images=tuple(opened.images),
             group_files=self._folders.groups.make(box.name, box.limits),
             network_namespace=box.network_namespace,
             user=user,
@@ -171,9 +172,9 @@ class GvisorIsolation(Boxed):
         """Everything the box is shown lies below /view in the room; the bundle binds it from there."""
         found: list[dict[str, Any]] = []
 
-        def show(source: str | Path, target: str, writable: bool = False) -> None:
+        def show(source: str | Path, target: str, writable: bool = False, image: bool = False) -> None:
             place = f"/view/{len(found)}"
-            words.extend(["--bind" if writable else "--ro-bind", opened(source), place])
+            words.extend(["--bind" if writable else "--ro-bind", opened(source, image), place])
             options = ["rbind", "rw" if writable else "ro"]
             found.append({"destination": target, "type": "bind", "source": place, "options": options})
 
@@ -211,7 +212,7 @@ class GvisorIsolation(Boxed):
         })  # fmt: skip
         show(self._folders.bundle(box.name) / "host", "/run/bastide/host")
         for mount in box.mounts:
-            show(mount.source, mount.target, mount.writable)
+            show(mount.source, mount.target, mount.writable, mount.image)
         if box.egress_directory:
             show(box.egress_directory, "/run/bastide/egress")
         return found

@@ -100,11 +100,12 @@ class NamespaceIsolation(Boxed):
             argv=("bwrap", *arguments.words),
             environment=environment,
             opened=tuple(opened.paths),
+            images=tuple(opened.images),
             read=(str(self._folders.filter),),
             listens=listens,
             group_files=self._folders.groups.make(box.name, box.limits),
             network_namespace=box.network_namespace,
-            user=box_user(box.name),
+            user=box_user(box),
         )
 
     def address(self, box: Box, name: str, pid: int) -> str:
@@ -126,8 +127,11 @@ class Opened:
 
     def __init__(self) -> None:
         self.paths: list[str] = []
+        self.images: list[int] = []
 
-    def __call__(self, path: str | Path) -> str:
+    def __call__(self, path: str | Path, image: bool = False) -> str:
+        if image:
+            self.images.append(len(self.paths))
         self.paths.append(str(path))
         return f"{{at:{len(self.paths) - 1}}}"
 
@@ -171,7 +175,7 @@ def _view(arguments: _Arguments, opened: Opened, box: Box, etc_directory: Path) 
     for scratch in scratches(box):
         arguments.add("--size", str(scratch.bytes_max), "--perms", "0755", "--tmpfs", scratch.target)
     for mount in box.mounts:
-        arguments.add("--bind" if mount.writable else "--ro-bind", opened(mount.source), mount.target)
+        arguments.add("--bind" if mount.writable else "--ro-bind", opened(mount.source, mount.image), mount.target)
     arguments.add("--dir", "/run/bastide")
     if box.egress_directory:
         arguments.add("--ro-bind", opened(box.egress_directory), "/run/bastide/egress")

@@ -10,9 +10,9 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
+from bastide.adapters.isolation import volumes
 from bastide.adapters.isolation.tree import connect_path
 from bastide.adapters.runtime import boxline, proc
 from bastide.adapters.runtime.http import ask
@@ -105,10 +105,8 @@ class Boxes:
     @staticmethod
     def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:
         prepared = isolation.prepare(box)
-        for directory in launch.owned:
-            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-            if prepared.user is not None:
-                _give(directory, prepared.user)
+        for owned in launch.owned:
+            volumes.make(owned, prepared.user)
         return prepared
 
     async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
@@ -244,13 +242,3 @@ def _footprint(pids: tuple[int, ...]) -> Footprint:
         swapped_bytes=sum(part.swapped_bytes for part in parts),
         zram_bytes=sum(part.zram_bytes for part in parts),
     )
-
-
-def _give(directory: str, user: int) -> None:
-    """A volume and all in it are the box's own user's: each generation's box is another one."""
-    if os.lstat(directory).st_uid == user:
-        return
-    for base, folders, files in os.walk(directory):
-        for name in (*folders, *files):
-            os.lchown(os.path.join(base, name), user, user)
-    os.chown(directory, user, user)

@@ -51,20 +51,27 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
         _fatal(f"{source} can't be shown at {target}")
 
 
-def stage(paths: list[str]) -> list[str]:
+def stage(paths: list[str], images: list[int], user: int | None) -> list[str]:
     """Every place below one directory that a user without rights can reach; returns their paths.
 
     A box's user can not walk through our private directories, and needs not: what it is to see is mounted here, in a
-    mount namespace that goes with the box.
+    mount namespace that goes with the box. `images`: indexes of those that are files with a file system, which is shown,
+    and belongs to `user`.
     """
     if LIBC.unshare(CLONE_NEWNS) != 0:
         _fatal("no mount namespace")
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     opened = [os.open(path, os.O_PATH) for path in paths]  # some may lie below what is hidden next
+    loops = neighbour("loopmount") if images else None
     mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=256k")
     places = []
     for index, descriptor in enumerate(opened):
         place = f"{STAGE}/{index}"
+        if loops is not None and index in images:
+            os.mkdir(place, 0o755)
+            loops.mount_file(f"/proc/{os.getpid()}/fd/{descriptor}", place, mount_image, user)
+            places.append(place)
+            continue
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             os.mkdir(place, 0o755)
         else:
@@ -72,6 +79,21 @@ def stage(paths: list[str]) -> list[str]:
         mount(f"/proc/self/fd/{descriptor}", place, None, MS_BIND | MS_REC)
         places.append(place)
     return places
+
+
+def mount_image(device: str, place: str) -> None:
+    mount(device, place, "ext4", MS_NOSUID | MS_NODEV)
+
+
+def neighbour(name: str) -> Any:
+    """A module beside this one, by its path."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def become_box(box: dict[str, Any], said: int, parent: int) -> None:
@@ -96,7 +118,9 @@ def become_box(box: dict[str, Any], said: int, parent: int) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         places = list(box["opened"])
         if box["user"] is not None:
-            places = stage(places)
+            places = stage(places, box["images"], box["user"])
+        elif box["images"]:
+            raise PermissionError("a file system in a file can be mounted by root alone")
         # All that is kept goes to known low numbers, above a gap that nothing occupies; then the rest is closed.
         kept = [nothing, said, said, *listeners, *read, program]
         high = [fcntl.fcntl(number, fcntl.F_DUPFD, 512) for number in kept]
