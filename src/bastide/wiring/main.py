@@ -10,10 +10,11 @@ import typer
 from bastide.cli.application import app
 from bastide.cli.show import err, show_error
 from bastide.domain.errors import BastideError
-from bastide.wiring import commands, simulate
+from bastide.wiring import calibrate, commands, simulate
 
 commands.register(app)
 simulate.register(app)
+calibrate.register(app)
 
 # Newer versions of Typer carry their own copy of click, older ones use click itself: ask which it is.
 WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
