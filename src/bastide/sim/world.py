@@ -56,6 +56,7 @@ class Report:
     broken: list[str] = field(default_factory=list)
     wakes: dict[str, int] = field(default_factory=dict)
     gave_way: int = 0
+    ahead: int = 0  # woken ahead of a request
     steps: int = 0
     digest: str = ""
 
@@ -201,6 +202,8 @@ class World:
         for decision in decisions:
             if decision["what"] == "give way":
                 self.report.gave_way += 1
+            elif decision["what"] == "wake ahead":
+                self.report.ahead += 1
             elif decision["what"] == "awake":
                 facts = decision["facts"]
                 assert isinstance(facts, dict)

@@ -1,22 +1,88 @@
-"""The subcommand `sim`: evaluations of the shipped policies. Registered here because it runs things; loads its extra late."""
+"""The subcommand `sim`: scenarios and evaluations of the shipped policies. Registered here because it runs things; loads its extra late."""
 
 from __future__ import annotations
 
 import json as to_json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bastide.cli.context import JsonOption
 from bastide.cli.show import err, out, table
-from bastide.domain.errors import Unsupported
+from bastide.domain.errors import BastideError, Unsupported
 
-sim_app = typer.Typer(help="Simulate fleets and evaluate the policies.", no_args_is_help=True)
+
+class _ScenarioOrCommand(TyperGroup):
+    """`bastide sim FILE` means `bastide sim run FILE`: what is no subcommand is a scenario."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+sim_app = typer.Typer(
+    cls=_ScenarioOrCommand,
+    help="Simulate a fleet: `bastide sim SCENARIO.yaml`. Or evaluate the policies on public traces.",
+    no_args_is_help=True,
+)
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(sim_app, name="sim")
+
+
+def _lacks(error: ImportError) -> BastideError:
+    return Unsupported(f"simulating needs {error.name}: pip install 'bastide[sim]'")
+
+
+@sim_app.command("run")
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file; see docs/simulate.md.", metavar="SCENARIO.yaml")],
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Run this policy too, such as always-on; may be repeated.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the scenario's.")] = None,
+    size: Annotated[bool, typer.Option("--size", help="Find the fewest nodes that keep 99 % in time.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything here as JSON; - for the terminal.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write tables into this directory.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report that needs nothing from outside.")] = None,
+) -> None:
+    """What a fleet would do on this traffic, with these policies, this many GPUs, these failures."""
+    try:
+        from bastide.sim.report import export
+        from bastide.sim.report.html import page
+        from bastide.sim.report.summary import summary
+        from bastide.sim.run import run as simulate
+        from bastide.sim.scenario import read
+        from bastide.sim.sizing import fewest
+    except ImportError as error:
+        raise _lacks(error) from None
+    try:
+        found = read(scenario)
+        if size:
+            found = fewest(found, seed, lambda said: err.print(said, style="bright_black"))
+        results = simulate(
+            found, compare or (), seed, lambda name: err.print(f"simulating {name} …", style="bright_black")
+        )
+    except BastideError as error:
+        error.file = getattr(error, "file", str(scenario))  # type: ignore[attr-defined]
+        raise
+    if html is not None:
+        export.write_text(page(results), html)
+    if parquet is not None:
+        export.write_parquet(results, parquet)
+    if json is not None and str(json) != "-":
+        export.write_json(results, json)
+    if json is not None and str(json) == "-":
+        print(to_json.dumps({"runs": [result.plain() for result in results]}))
+        return
+    out.print(summary(results))
+    for path in (html, parquet, json):
+        if path is not None:
+            err.print(f"written: {path}", style="bright_black")
 
 
 @sim_app.command()
@@ -33,7 +99,7 @@ def evaluate(
     try:
         from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, summary
     except ImportError as error:
-        raise Unsupported(f"simulating needs {error.name}: pip install 'bastide[sim]'") from None
+        raise _lacks(error) from None
     chosen = evaluation(name)
     wanted = parse_seeds(seeds) if seeds is not None else chosen.seeds
     rows = []

@@ -1,0 +1,1 @@
+"""Results of simulations for people and programs: terminal, HTML, JSON, Parquet. Measures nothing."""

@@ -1,0 +1,68 @@
+"""A result as files for programs: JSON, and Parquet tables. Owns the files' shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from bastide.domain.errors import InvalidRequest
+from bastide.sim.run import Result
+
+
+def write_json(results: Sequence[Result], path: Path) -> None:
+    """All runs, whole."""
+    _written(path, json.dumps({"runs": [result.plain() for result in results]}, indent=1) + "\n")
+
+
+def write_text(text: str, path: Path) -> None:
+    _written(path, text)
+
+
+def _written(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be written: {error}") from None
+
+
+def write_parquet(results: Sequence[Result], directory: Path) -> list[Path]:
+    """`figures`, `timeline`, `locations` and `reasons`, a row for each, with policy and seed."""
+    tables: dict[str, list[dict[str, Any]]] = {"figures": [], "timeline": [], "locations": [], "reasons": []}
+    for result in results:
+        of = {"policy": result.policy, "seed": result.seed}
+        plain = result.plain()
+        tables["figures"].append({**of, **plain["figures"], **{f"wakes_{k}": v for k, v in result.wakes.items()}})
+        for sample in plain["timeline"]:
+            wakes = sample.pop("wakes")
+            tables["timeline"].append(
+                {**of, **sample, **{f"wakes_{rung}": wakes.get(rung, 0) for rung in result.wakes}}
+            )
+        tables["locations"] += [{**of, "location": name, **one} for name, one in result.by_location.items()]
+        tables["reasons"] += [{**of, **one} for one in result.reasons]
+    written = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with duckdb.connect() as connection:
+            connection.execute("set threads = 1")
+            for name, rows in tables.items():
+                if rows:
+                    path = directory / f"{name}.parquet"
+                    _copy(connection, rows, path)
+                    written.append(path)
+    except (OSError, duckdb.Error) as error:
+        raise InvalidRequest(f"{directory} can't be written: {error}") from None
+    return written
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]], path: Path) -> None:
+    kinds = {str: "varchar", int: "bigint", float: "double", bool: "boolean"}
+    columns = ", ".join(f'"{key}" {kinds[type(value)]}' for key, value in rows[0].items())
+    connection.execute(f"create or replace table rows ({columns})")
+    marks = ", ".join("?" for _ in rows[0])
+    connection.executemany(f"insert into rows values ({marks})", [list(row.values()) for row in rows])
+    connection.execute("copy rows to '" + str(path).replace("'", "''") + "' (format parquet)")

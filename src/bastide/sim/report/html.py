@@ -1,0 +1,160 @@
+"""One page about a scenario that needs nothing from outside: figures, plots, and what gave way and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from bastide.domain.units import format_duration
+from bastide.sim.fleet.measure import Sample
+from bastide.sim.report.summary import FIGURES, shown
+from bastide.sim.report.svg import Line, lines, stacked
+from bastide.sim.run import Result
+
+RUNGS = ("light", "cached", "neighbour", "source")
+STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#68707a;--paper:#fbfaf7;--card:#fff;--rule:#e4e1da;--accent:#0b6e4f}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e6e1;--soft:#9aa2ab;--paper:#14171a;--card:#1c2024;--rule:#2e343a;--accent:#4fc596}}
+*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:1240px;margin:0 auto;padding:28px 20px 60px}h1{font-size:26px;margin:0}h2{font-size:18px;margin:34px 0 10px}
+p.soft{color:var(--soft);margin:4px 0 18px}.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:14px}
+figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:12px 14px}
+figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto;display:block}
+svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--rule);fill:none}.line{fill:none;stroke-width:1.7}
+.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--rule);border-radius:10px}
+table{border-collapse:collapse;width:100%}th,td{padding:6px 12px;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr:last-child td{border:0}
+.legend{display:flex;flex-wrap:wrap;gap:6px 16px;margin:0 0 12px;color:var(--soft)}.legend i{display:inline-block;width:14px;height:3px;vertical-align:middle;margin-right:6px;border-radius:2px}
+"""
+COLOURS = ("#0b8a63", "#c8553d", "#4059ad", "#b8860b", "#7b4b94", "#2a9d8f", "#8f8f8f", "#d1495b")
+STYLE += "".join(
+    f".line.c{n}{{stroke:{c}}}.box.c{n}{{fill:{c}}}.legend i.c{n}{{background:{c}}}" for n, c in enumerate(COLOURS)
+)
+
+Figure = Callable[[Sample], float]
+
+
+def page(results: Sequence[Result]) -> str:
+    """The page, whole."""
+    first = results[0]
+    many = len(results) > 1
+    plots = [
+        _lines("Devices held by awake copies", "% of the fleet", results, lambda one: 100 * one.allocated),
+        _lines("Devices that compute", "% of the fleet", results, lambda one: 100 * one.busy),
+        _lines("Requests that wait", "requests", results, lambda one: one.queued),
+        _lines("Requests", "in each step of the timeline", results[:1], lambda one: one.requests),
+        _pair("First token, half and 99 % of them within", "seconds", results),
+        _lines("Copies awake", "copies", results, lambda one: float(one.awake)),
+        _lines("Power of all devices", "kW", results, lambda one: one.power_w / 1000),
+        _lines("GPU-hours held so far", "GPU-hours", results, None),
+        *(_wakes(result, many) for result in results),
+    ]
+    legend = _legend([result.policy for result in results]) if many else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(first.scenario)} – bastide sim</title><style>{STYLE}</style></head><body><main>"
+        f"<h1>{escape(first.scenario)}</h1>"
+        f'<p class="soft">bastide sim · seed {first.seed} · digest '
+        f"{' · '.join(escape(result.digest) for result in results)}</p>"
+        f"{_figures(results)}<h2>Over time</h2>{legend}"
+        f'<div class="grid2">{"".join(plots)}</div>'
+        f"<h2>By location</h2>{_locations(results)}"
+        f"<h2>What gave way, and why</h2>{_reasons(results)}"
+        "</main></body></html>\n"
+    )
+
+
+def _legend(names: Sequence[str]) -> str:
+    entries = "".join(f'<span><i class="c{n % len(COLOURS)}"></i>{escape(name)}</span>' for n, name in enumerate(names))
+    return f'<p class="legend">{entries}</p>'
+
+
+def _card(title: str, svg: str) -> str:
+    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
+
+
+def _lines(title: str, y_name: str, results: Sequence[Result], figure: Figure | None) -> str:
+    drawn = []
+    for number, result in enumerate(results):
+        if figure is not None:
+            points = [(one.at_s / 3600, figure(one)) for one in result.timeline]
+        else:
+            points, total, before_s = [], 0.0, 0.0
+            for one in result.timeline:
+                total += one.allocated * result.figures["devices"] * (one.at_s - before_s) / 3600
+                before_s = one.at_s
+                points.append((one.at_s / 3600, total))
+        drawn.append(Line(result.policy, points, number))
+    return _card(title, lines(title, y_name, drawn))
+
+
+def _pair(title: str, y_name: str, results: Sequence[Result]) -> str:
+    drawn = []
+    for number, result in enumerate(results):
+        asked = [one for one in result.timeline if one.first_token_p99_s]
+        drawn.append(Line(f"{result.policy}, 99 %", [(o.at_s / 3600, o.first_token_p99_s) for o in asked], number))
+        drawn.append(
+            Line(f"{result.policy}, half", [(o.at_s / 3600, o.first_token_p50_s) for o in asked], number, True)
+        )
+    return _card(title, lines(title, y_name, drawn))
+
+
+def _wakes(result: Result, named: bool) -> str:
+    rows = [[float(one.wakes.get(rung, 0)) for rung in RUNGS] for one in result.timeline]
+    title = f"Wakes by where from{f', {result.policy}' if named else ''}"
+    svg = stacked(title, "wakes in each step", RUNGS, [one.at_s / 3600 for one in result.timeline], rows)
+    return _card(title, _legend(RUNGS) + svg)
+
+
+def _figures(results: Sequence[Result]) -> str:
+    head = "".join(f'<th class="n">{escape(result.policy)}</th>' for result in results)
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f'<td class="n">{escape(shown(key, result))}</td>' for result in results)
+        + "</tr>"
+        for key, name in FIGURES
+        if any(result.figures.get(key) for result in results)
+    )
+    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
+
+
+def _locations(results: Sequence[Result]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(result.policy)}</td>"
+        + "".join(
+            f'<td class="n">{one[key]:,.1f}</td>'
+            for key in (
+                "devices",
+                "gpu_hours_held",
+                "gpu_hours_busy",
+                "energy_kwh",
+                "cost_of_held",
+                "cost_of_energy",
+                "carbon_kg",
+            )
+        )
+        + "</tr>"
+        for result in results
+        for name, one in result.by_location.items()
+    )
+    head = "".join(
+        f'<th class="n">{name}</th>'
+        for name in ("devices", "GPU-hours held", "GPU-hours busy", "kWh", "cost of held", "cost of energy", "kg CO2")
+    )
+    return f'<div class="scroll"><table><tr><th>location</th><th>policy</th>{head}</tr>{rows}</table></div>'
+
+
+def _reasons(results: Sequence[Result]) -> str:
+    rows = "".join(
+        f'<tr><td class="n">{format_duration(one["at_s"])}</td><td>{escape(result.policy)}</td><td>{escape(one["what"])}</td>'
+        f"<td>{escape(one['service'])}</td><td>{escape(one['why'])}</td></tr>"
+        for result in results
+        for one in result.reasons
+    )
+    if not rows:
+        return '<p class="soft">Nothing had to give way, and nothing was refused.</p>'
+    return (
+        '<div class="scroll"><table><tr><th class="n">when</th><th>policy</th><th>what</th><th>service</th><th>why</th></tr>'
+        f"{rows}</table></div>"
+    )

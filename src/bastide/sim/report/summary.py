@@ -1,0 +1,122 @@
+"""A result in the terminal: the figures an operator asks for, side by side where policies are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from bastide.domain.units import format_duration
+from bastide.sim.run import Result
+
+# What is shown, in this order; what is nought for all is left out.
+FIGURES = (
+    ("requests", "requests"),
+    ("in_time_share", "answered in time"),
+    ("held_share", "had to wait for a wake or room"),
+    ("refused", "refused: queue full"),
+    ("timed_out", "waited in vain"),
+    ("failed", "failed"),
+    ("moved", "moved to another copy"),
+    ("first_token_p50_s", "first token, half within"),
+    ("first_token_p99_s", "first token, 99 % within"),
+    ("answer_p50_s", "whole answer, half within"),
+    ("devices", "devices there are"),
+    ("devices_held_most", "devices held at the peak"),
+    ("devices_held_mean", "devices held on average"),
+    ("gpu_hours_held", "GPU-hours held"),
+    ("gpu_hours_busy", "GPU-hours computing"),
+    ("energy_kwh", "energy"),
+    ("cost_of_held", "cost of what was held"),
+    ("cost_of_fleet", "cost of the whole fleet"),
+    ("cost_of_energy", "cost of energy"),
+    ("carbon_kg", "carbon"),
+    ("starts", "starts"),
+    ("starts_failed", "starts that failed"),
+    ("gave_way", "gave way"),
+    ("refused_actions", "actions the check refused"),
+    ("faults", "faults"),
+)
+
+
+def shown(key: str, result: Result) -> str:
+    """A figure as people read it."""
+    value = result.figures.get(key, 0.0)
+    if key.endswith("_share"):
+        return f"{100 * value:.2f} %"
+    if key.endswith("_s"):
+        return format_duration(value)
+    if key == "energy_kwh":
+        return f"{value:,.1f} kWh"
+    if key == "carbon_kg":
+        return f"{value:,.1f} kg CO2"
+    if key.startswith(("cost", "gpu_hours", "devices_")):
+        return f"{value:,.1f}"
+    return f"{value:,.0f}"
+
+
+def summary(results: Sequence[Result]) -> Group:
+    """Everything for the terminal."""
+    first = results[0]
+    title = Text.assemble((first.scenario, "bold"), (f"  seed {first.seed}", "bright_black"))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=len(results) > 1)
+    made.add_column("", overflow="fold")
+    for result in results:
+        made.add_column(result.policy.upper(), justify="right")
+    for key, name in FIGURES:
+        if any(result.figures.get(key) for result in results):
+            best = _best(key, results)
+            cells = [
+                Text(shown(key, result), "green" if len(results) > 1 and result.policy in best else "")
+                for result in results
+            ]
+            made.add_row(name, *cells)
+    made.add_row("wakes", *(_wakes(result) for result in results))
+    made.add_row(Text("digest", "bright_black"), *(Text(result.digest, "bright_black") for result in results))
+    return Group(title, Text(), made, *_spark(results), *_answer(first))
+
+
+def _best(key: str, results: Sequence[Result]) -> set[str]:
+    """Who is best at it, where not all are equal."""
+    values = {result.policy: result.figures.get(key, 0.0) for result in results}
+    if len(set(values.values())) < 2 or key in ("requests", "devices", "cost_of_fleet", "starts", "faults", "moved"):
+        return set()
+    least = min(values.values()) if key not in ("in_time_share", "answered_share") else max(values.values())
+    return {policy for policy, value in values.items() if value == least}
+
+
+def _wakes(result: Result) -> str:
+    return ", ".join(f"{count} {rung}" for rung, count in result.wakes.items() if count) or "none"
+
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def _spark(results: Sequence[Result], width: int = 48) -> list[Text]:
+    """Devices held over time, as a line of bars."""
+    out = [Text()]
+    for result in results:
+        values = [sample.allocated for sample in result.timeline]
+        if not values:
+            continue
+        step = len(values) / width
+        parts = [values[int(n * step) : max(int(n * step) + 1, int((n + 1) * step))] for n in range(width)]
+        line = "".join(BARS[min(8, round(8 * max(part, default=0.0)))] for part in parts)
+        name = f" {result.policy}" if len(results) > 1 else ""
+        out.append(Text.assemble((line, "green"), (f"  devices held over time{name}", "bright_black")))
+    return out
+
+
+def _answer(result: Result) -> list[Text]:
+    """The question that most come with."""
+    most, there = result.figures["devices_held_most"], result.figures["devices"]
+    in_time = result.figures["in_time_share"]
+    if in_time < 0.99:
+        said = (
+            f"{100 * in_time:.1f} % came in time; the fleet is too small, or its wakes too slow for what is promised."
+        )
+        return [Text(), Text(said, "yellow")]
+    said = f"{100 * in_time:.1f} % came in time; at the peak {most:.1f} of {there:.0f} devices were held. `--size` finds the least."
+    return [Text(), Text(said, "green")]

@@ -1,0 +1,136 @@
+"""Running a scenario, under one policy or several, and what came of it as plain figures with a digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bastide import __version__
+from bastide.domain.errors import InvalidRequest
+from bastide.sim.fleet.measure import Measured, Sample, digest
+from bastide.sim.fleet.setup import PRESETS, Policies, Setup
+from bastide.sim.fleet.world import World
+from bastide.sim.scenario import Scenario
+from bastide.sim.scenario_setup import setup
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one run. `figures` by name, units last; `digest` changes with any of it."""
+
+    scenario: str
+    policy: str
+    seed: int
+    figures: dict[str, float]
+    wakes: dict[str, int]
+    by_location: dict[str, dict[str, float]]
+    timeline: tuple[Sample, ...]
+    reasons: tuple[dict[str, Any], ...]
+    digest: str
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "bastide": __version__,
+            "scenario": self.scenario,
+            "policy": self.policy,
+            "seed": self.seed,
+            "digest": self.digest,
+            "figures": self.figures,
+            "wakes": self.wakes,
+            "by_location": self.by_location,
+            "timeline": [asdict(sample) for sample in self.timeline],
+            "reasons": list(self.reasons),
+        }
+
+
+def policies_named(names: Sequence[str], own: Policies) -> list[Policies]:
+    """The policies to run: the scenario's own first, then those asked for. Raises InvalidRequest for an unknown one."""
+    found = [own]
+    for name in names:
+        if name not in PRESETS:
+            raise InvalidRequest(f"there is no policy {name!r} to compare with; there are: {', '.join(PRESETS)}")
+        if all(PRESETS[name] != one for one in found):
+            found.append(PRESETS[name])
+    return found
+
+
+def run(
+    scenario: Scenario, compare: Sequence[str] = (), seed: int | None = None, told: Callable[[str], None] | None = None
+) -> list[Result]:
+    """The scenario under its own policies, and under each of `compare`. Everything else is the same for all."""
+    results = []
+    for policies in policies_named(compare, scenario.policies):
+        if told is not None:
+            told(policies.name)
+        results.append(simulate(setup(scenario, seed, policies), scenario.name))
+    return results
+
+
+def simulate(made: Setup, name: str) -> Result:
+    """One run of a world to its end."""
+    world = World(made)
+    measured = world.run()
+    figures, by_location = _figures(world, measured)
+    wakes = {rung: measured.wakes[rung] for rung in ("light", "cached", "neighbour", "source")}
+    reasons = tuple(measured.reasons)
+    policy = made.policies.name
+    whole = [policy, made.seed, figures, wakes, by_location, [asdict(sample) for sample in measured.timeline], reasons]
+    return Result(
+        name, policy, made.seed, figures, wakes, by_location, tuple(measured.timeline), reasons, digest(whole)
+    )  # fmt: skip
+
+
+def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    made, ends_s = world.setup, world.now_s
+    hours = ends_s / 3600
+    by_location: dict[str, dict[str, float]] = {}
+    idle_w = world.idle_w()
+    for location in made.locations:
+        devices = sum(shape.devices for shape in made.shapes if shape.location == location.name)
+        busy_ws = world.agents.busy_w[location.name].until(ends_s)
+        energy = (idle_w[location.name] * ends_s + busy_ws) / 3.6e6
+        rented = world.agents.rented[location.name].until(ends_s) / 3600 if location.price_per_gpu_hour else 0.0
+        by_location[location.name] = {
+            "devices": devices,
+            "gpu_hours": devices * hours,
+            "gpu_hours_held": measured.allocated_device_s[location.name] / 3600,
+            "gpu_hours_busy": measured.busy_device_s[location.name] / 3600,
+            "energy_kwh": energy,
+            "cost_of_held": rented,
+            "cost_of_fleet": devices * hours * location.price_per_gpu_hour,
+            "cost_of_energy": energy * location.price_per_kwh,
+            "carbon_kg": energy * location.carbon_g_per_kwh / 1000,
+        }
+    held = [sample.allocated for sample in measured.timeline]
+    devices = sum(shape.devices for shape in made.shapes)
+    sums = {key: sum(one[key] for one in by_location.values()) for key in next(iter(by_location.values()))}
+    over = max(1e-9, measured.arrived)
+    figures = {
+        "requests": measured.arrived,
+        "answered_share": measured.answered / over,
+        "in_time_share": 1 - (measured.late + measured.refused + measured.timed_out + measured.failed) / over,
+        "held_share": measured.held / over,
+        "refused": measured.refused,
+        "timed_out": measured.timed_out,
+        "failed": measured.failed,
+        "moved": measured.moved,
+        "first_token_p50_s": measured.first_token.at(0.5),
+        "first_token_p95_s": measured.first_token.at(0.95),
+        "first_token_p99_s": measured.first_token.at(0.99),
+        "answer_p50_s": measured.whole.at(0.5),
+        "answer_p99_s": measured.whole.at(0.99),
+        "devices_held_mean": sum(held) / max(1, len(held)) * devices,
+        "devices_held_most": max(held, default=0.0) * devices,
+        **sums,
+        "plans": measured.plans,
+        "starts": measured.starts,
+        "starts_failed": sum(measured.starts_failed.values()),
+        "rests": measured.rests,
+        "gave_way": measured.gave_way,
+        "refused_actions": measured.refused_actions,
+        "faults": sum(measured.faults.values()),
+    }
+    return {key: round(value, 6) for key, value in figures.items()}, {
+        name: {key: round(value, 6) for key, value in one.items()} for name, one in by_location.items()
+    }
