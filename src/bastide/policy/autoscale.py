@@ -19,6 +19,8 @@ DOWN_EVERY_S = 60.0
 # The mean in flight is taken over about this long.
 MEAN_S = 60.0
 STAFFING = 0.5
+# First tokens that come late ask for more where this part of the slots is taken.
+CROWDED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ def needed(load: Load, target: Target, mean: float) -> Scale:
     if target.kv_share and load.awake:
         asks.append((_up(load.awake * load.kv_share / target.kv_share), "memory for context"))
     late = target.first_token_s and load.first_token_s > target.first_token_s
-    if late and load.queued and not load.starting:
+    # Late for want of copies, not because one prompt is long: others wait, or share what there is.
+    crowded = load.queued > 0 or load.in_flight > CROWDED * slots * load.awake
+    if late and crowded and not load.starting:
         asks.append((load.awake + max(1, load.awake // 2), "first tokens come late"))
     asks.append((_up(load.expected / slots), "what is expected"))
     if load.warm:

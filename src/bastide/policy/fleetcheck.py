@@ -2,14 +2,14 @@
 mistakes, so it keeps its own books of who holds what and adds up anew.
 
 Refused are: what doesn't fit the node or its devices; a device that two would have whole; an instance that is there twice; a
-place outside the service's borders or on a node that is closed; and ending many that nobody asked to end, all at once or by
+place outside the service's borders or on a node that is closed; more copies than a service may have; and ending many that nobody asked to end, all at once or by
 and by within a minute.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bastide.policy.fleet import WHOLE, NodeShape
@@ -34,6 +34,7 @@ class Books:
     def __init__(self) -> None:
         self.at: dict[str, Copy] = {}
         self.on: dict[int, dict[str, Copy]] = {}
+        self.awake: Counter[str] = Counter()  # copies by service, those that rest left out
         self._ended: deque[tuple[float, int]] = deque()  # when, how many that nobody asked for
 
     def holds(self, copy: Copy) -> None:
@@ -41,11 +42,13 @@ class Books:
         self.ended(copy.instance)
         self.at[copy.instance] = copy
         self.on.setdefault(copy.node, {})[copy.instance] = copy
+        self.awake[copy.service] += not copy.resting
 
     def ended(self, instance: str) -> None:
         copy = self.at.pop(instance, None)
         if copy is not None:
             del self.on[copy.node][instance]
+            self.awake[copy.service] -= not copy.resting
 
     def stopped_unasked(self, now_s: float, count: int) -> None:
         self._ended.append((now_s, count))
@@ -64,8 +67,11 @@ def check(
     is_open: Callable[[int], bool],
     now_s: float,
     confirmed: bool = False,
+    location_power_w: Mapping[str, int] | None = None,
+    most: Callable[[str], int] | None = None,
 ) -> tuple[Refused, ...]:
-    """Every action that is refused; the rest may be applied. `borders`: locations a service may be in (empty: any)."""
+    """Every action that is refused; the rest may be applied. `borders`: locations a service may be in (empty: any);
+    `location_power_w`: watts that a location may draw. `most`: copies that a service may have awake."""
     refused: list[Refused] = []
     unasked = [stop for stop in plan.stops if not stop.asked]
     lately = books.unasked_since(now_s)
@@ -79,10 +85,17 @@ def check(
         refused.extend(Refused(stop, reason) for stop in unasked)
     accepted: dict[int, list[Copy]] = {}
     seen: set[str] = set()
+    drawn: dict[str, int] = {}
+    more: Counter[str] = Counter()
     for start in plan.starts:
         copy = start.copy
         why = _why_not(start, shapes, books, borders, is_open, seen, accepted.setdefault(copy.node, []))
+        service = start.copy.service
+        if why is None and most is not None and books.awake[service] + more[service] >= most(service):
+            why = f"{service} has {books.awake[service] + more[service]} copies by the books, and may have {most(service)}"
+        why = why or _overdrawn(start, shapes, books, location_power_w or {}, drawn)
         if why is None:
+            more[service] += 1
             seen.add(copy.instance)
             accepted[copy.node].append(copy)
         else:
@@ -128,4 +141,22 @@ def _why_not(
         used = request.device_milli + sum(one.request.device_milli for one in company if device in one.devices)
         if used > WHOLE:
             return f"device {device} of {shape.name} would be given out {used / WHOLE:g} times"
+    return None
+
+
+def _overdrawn(
+    start: Start, shapes: Sequence[NodeShape], books: Books, bounds: Mapping[str, int], drawn: dict[str, int]
+) -> str | None:
+    """Whether its location would draw more than it may. `drawn`: what is known of it by now, with what was accepted."""
+    location = shapes[start.copy.node].location
+    if location not in bounds:
+        return None
+    if location not in drawn:
+        there = (copy for copy in books.at.values() if shapes[copy.node].location == location)
+        drawn[location] = sum(copy.request.power_w for copy in there)
+    known = books.at.get(start.copy.instance)
+    more_w = start.copy.request.power_w - (known.request.power_w if known is not None else 0)
+    if drawn[location] + more_w > bounds[location]:
+        return f"{location} would draw {drawn[location] + more_w} W of {bounds[location]}"
+    drawn[location] += more_w
     return None

@@ -80,9 +80,14 @@ def after_failure(failures: int, lived_s: float) -> Retry:
     return Retry(failures, wait_s, f"failure {failures} in a row; again in {format_duration(wait_s)}")
 
 
+def hangs_at_s(expected_s: float) -> float:
+    """After how long a start that should take `expected_s` is given up and made elsewhere."""
+    return max(HANGS_S_MIN, HANGS_TIMES * expected_s)
+
+
 def hangs(started_for_s: float, expected_s: float) -> bool:
-    """Whether a start takes so long that it is given up and made elsewhere."""
-    return started_for_s >= max(HANGS_S_MIN, HANGS_TIMES * expected_s)
+    """Whether a start takes so long that it is given up."""
+    return started_for_s > hangs_at_s(expected_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,12 @@ class KeepAliveOnly(_InOrder):
         return (Step(Rung.DEEP, self._keep_s, f"idle for {format_duration(self._keep_s)}, the fixed keep-alive"),)
 
     def make_room(
-        self, budget_bytes: int, need_bytes: int, residents: tuple[room.Resident, ...], leaving_bytes: int
+        self,
+        budget_bytes: int,
+        need_bytes: int,
+        residents: tuple[room.Resident, ...],
+        leaving_bytes: int,
+        swapping_s: float,
     ) -> room.RoomDecision:
         found = room.make_room(budget_bytes, need_bytes, residents, leaving_bytes)
         if not isinstance(found, room.GiveWay):
@@ -69,7 +74,12 @@ class FirstCome(_InOrder):
         return ()
 
     def make_room(
-        self, budget_bytes: int, need_bytes: int, residents: tuple[room.Resident, ...], leaving_bytes: int
+        self,
+        budget_bytes: int,
+        need_bytes: int,
+        residents: tuple[room.Resident, ...],
+        leaving_bytes: int,
+        swapping_s: float,
     ) -> room.RoomDecision:
         missing = sum(resident.held_bytes for resident in residents) + need_bytes - budget_bytes
         if missing <= 0:

@@ -73,7 +73,7 @@ def simulate(made: Setup, name: str) -> Result:
     measured = world.run()
     figures, by_location = _figures(world, measured)
     wakes = {rung: measured.wakes[rung] for rung in ("light", "cached", "neighbour", "source")}
-    reasons = tuple(measured.reasons)
+    reasons = tuple(measured.reasons.values())
     policy = made.policies.name
     whole = [policy, made.seed, figures, wakes, by_location, [asdict(sample) for sample in measured.timeline], reasons]
     return Result(

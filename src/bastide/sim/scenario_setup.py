@@ -119,20 +119,21 @@ def _way(
         power = round((kind.power_w - kind.idle_power_w) * parts * milli / WHOLE)
         request = Request(wish.cpu_milli, wish.memory_mib, parts, milli, frozenset({device}), borders, power)
         room = (milli / WHOLE * kind.memory_bytes - held) * parts
-        return _costed(wish, request, costs, room / max(1, facts.kv_bytes_per_token))
+        return _costed(wish, request, costs, room / max(1, facts.kv_bytes_per_token), kind.start_s)
     return None
 
 
-def _costed(wish: Wish, request: Request, costs: ModelCosts, kv_tokens: float) -> Way:
-    light = costs.rungs.get(Rung.LIGHT)
+def _costed(wish: Wish, request: Request, costs: ModelCosts, kv_tokens: float, start_s: float) -> Way:
+    light, off = costs.rungs.get(Rung.LIGHT), costs.rungs[Rung.OFF]
     return Way(
         request,
         costs.prefill_tokens_per_s,
         tuple(costs.step_s(max(1, batch)) for batch in range(wish.slots + 1)),
         wish.slots,
-        costs.rungs[Rung.OFF].wake_s,
+        off.wake_s,
         light.wake_s if light is not None else None,
-        light.sleep_s if light is not None else costs.rungs[Rung.OFF].sleep_s,
+        light.sleep_s if light is not None else off.sleep_s,
+        max(0.0, off.wake_s - start_s),
         max(1.0, kv_tokens),
     )
 

@@ -88,7 +88,7 @@ def run(
 @sim_app.command()
 def evaluate(
     name: Annotated[str, typer.Argument(help="Which evaluation, such as E1.", metavar="EVALUATION")],
-    data: Annotated[Path, typer.Option(help="Directory with the public traces.")],
+    data: Annotated[Path | None, typer.Option(help="Directory with the public traces.")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="Only this workload or trace; may be repeated.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 42-51.")] = None,
@@ -101,9 +101,11 @@ def evaluate(
     except ImportError as error:
         raise _lacks(error) from None
     chosen = evaluation(name)
+    if data is None and chosen.reads:
+        raise InvalidRequest(f"{name} reads public traces; name their directory with `--data DIR`")
     wanted = parse_seeds(seeds) if seeds is not None else chosen.seeds
     rows = []
-    for row in chosen.rows(Ask(data, workload or (), policy or (), wanted, tiles)):
+    for row in chosen.rows(Ask(data or Path(), workload or (), policy or (), wanted, tiles)):
         rows.append(row)
         if json:
             print(to_json.dumps(row), flush=True)

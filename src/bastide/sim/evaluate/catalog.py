@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate import keeping, openb, placing, pooling, routing
+from bastide.sim.evaluate import breaking, keeping, openb, placing, pooling, routing, scaling
 
 Row = dict[str, Any]
 
@@ -41,6 +41,7 @@ class Evaluation:
     policies: tuple[str, ...]
     groups: Callable[[Path], list[str]]
     undrawn: frozenset[str] = frozenset()
+    reads: bool = True  # traces; else `--data` is not needed
 
 
 def _placing(ask: Ask) -> Iterator[Row]:
@@ -57,6 +58,14 @@ def _pooling(ask: Ask) -> Iterator[Row]:
 
 def _routing(ask: Ask) -> Iterator[Row]:
     return routing.rows(ask.data, ask.workloads, ask.policies, ask.seeds)
+
+
+def _scaling(ask: Ask) -> Iterator[Row]:
+    return scaling.rows(ask.data, ask.workloads, ask.policies, ask.seeds)
+
+
+def _breaking(ask: Ask) -> Iterator[Row]:
+    return breaking.rows(ask.data, ask.workloads, ask.policies, ask.seeds)
 
 
 EVALUATIONS = {
@@ -110,6 +119,36 @@ EVALUATIONS = {
             routing.POLICIES,
             lambda _: [routing.TRACE],
             frozenset(routing.POLICIES) - {"random"},
+        ),
+        Evaluation(
+            "E5",
+            "a large fleet",
+            "scale",
+            (
+                "devices",
+                "services",
+                "full_plan_s",
+                "plan_us_p50",
+                "plan_us_p99",
+                "wall_s",
+                "memory_mib",
+                "allocated_most",
+            ),
+            (42,),
+            _scaling,
+            scaling.POLICIES,
+            scaling.groups,
+        ),
+        Evaluation(
+            "E6",
+            "faults in a fleet",
+            "world",
+            ("broken", "faults", "requests", "starts", "starts_failed", "refused_actions"),
+            tuple(range(1, 1001)),
+            _breaking,
+            breaking.POLICIES,
+            lambda _: [breaking.WORLD],
+            reads=False,
         ),
     )
 }

@@ -93,7 +93,8 @@ class Agents:
             node.release(there)
         node.starting += 1
         if rung != "light":
-            wake_s *= node.starting  # those who load share the disk and the link
+            # Those who load share the disk and the link.
+            wake_s += (node.starting - 1) * (wake_s - way.cached_s + way.load_s)
         running = Running(copy, live, way, "starting", now_s, changed_s=now_s, rung=rung, expected_s=wake_s)
         node.hold(running)
         live.copies[copy.instance] = running

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bastide.policy.fleet import WHOLE
+from bastide.policy.guards import hangs
 
 if TYPE_CHECKING:
     from bastide.sim.fleet.nodes import Node
@@ -119,12 +120,12 @@ class Checkers:
                 self._broke(f"{name} draws {drawn[name]} W of {location.power_w}")
 
     def _counts(self) -> None:
-        """No service has many more copies than it may: a few while control's picture is mended, no more."""
+        """No service has more copies than it may, whatever control believes."""
         for live in self.world.lives.values():
             awake = len(live.awake) + live.starting
             if awake != sum(1 for one in live.copies.values() if one.state in ("awake", "starting")):
                 self._broke(f"{live.spec.name} counts {awake} copies")
-            if awake > 2 * live.spec.most + 2:
+            if awake > live.spec.most:
                 self._broke(f"{live.spec.name} has {awake} copies, and {live.spec.most} may be")
 
     def settled(self) -> None:
@@ -149,5 +150,6 @@ class Checkers:
             if live.waiting:
                 self._broke(f"after the faults {len(live.waiting)} still wait for {live.spec.name}")
             for running in live.copies.values():
-                if running.state == "starting":
-                    self._broke(f"after the faults {running.copy.instance} is still starting")
+                since_s = world.now_s - running.began_s
+                if running.state == "starting" and hangs(since_s, running.expected_s):
+                    self._broke(f"after the faults {running.copy.instance} is starting for {since_s:.0f} s")

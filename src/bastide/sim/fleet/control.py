@@ -18,10 +18,9 @@ from bastide.policy.fleetplan import Planner
 from bastide.policy.fleetstate import Copy, FleetPlan, Start, Wanted
 from bastide.policy.forecast import Forecast
 from bastide.policy.guards import (
-    HANGS_S_MIN,
-    HANGS_TIMES,
     Health,
     after_failure,
+    hangs_at_s,
     mass_change,
     node_takes_start,
     start_failed,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from bastide.sim.fleet.world import World
 
 RETRY_S = 1.0
+REFUSED_S = 5.0  # by then an inventory may have mended what the check saw
 DETECT_S = 3.0  # a dead node is known after this
 
 
@@ -47,8 +47,8 @@ class Control:
     def __init__(self, world: World) -> None:
         self.world = world
         setup = world.setup
-        power = {one.name: one.power_w for one in setup.locations if one.power_w is not None}
-        fleet = Fleet(setup.shapes, power)
+        self.power = {one.name: one.power_w for one in setup.locations if one.power_w is not None}
+        fleet = Fleet(setup.shapes, self.power)
         seen = [(way.request, 1.0 / len(one.ways)) for one in setup.services for way in one.ways]
         price = np.array(world.price, dtype=np.float64)
         even = not len(price) or bool((price == price[0]).all())
@@ -85,6 +85,7 @@ class Control:
             live.queued,
             len(live.awake),
             live.starting,
+            tokens_per_s=live.prompts(self.world.now_s, 0.0),
             kv_share=used / room if room else 0.0,
             first_token_s=live.late_s,
             expected=expected,
@@ -94,6 +95,8 @@ class Control:
         chosen, live.memory = scale(load, live.target, live.memory, clock_s)
         copies = chosen.copies
         have = len(live.awake) + live.starting
+        if copies and not have and live.waiting and self.world.room.where_it_rests(live):
+            self._later(live, live.spec.ways[0].sleep_s + self.world.setup.react_s)
         if live.hold_until_s > self.world.now_s:
             copies = min(copies, have)
         live.wanted = copies
@@ -102,8 +105,8 @@ class Control:
         if copies != have:
             self.planner.again(name)
             self.hint()
-        elif not copies and not live.copies and not live.waiting:
-            self.active.pop(name, None)
+        elif copies <= 1 and not live.in_flight and not live.waiting:
+            self.active.pop(name, None)  # nothing changes until it is asked, or its keep-alive says so
 
     def tick(self) -> None:
         """Level-triggered: whatever hints were lost, every active service is looked at again."""
@@ -170,6 +173,8 @@ class Control:
             lambda node: bool(self.planner.fleet.open[node]),
             world.clock_s,
             self.confirmed,
+            self.power,
+            lambda service: world.lives[service].spec.most,
         )
         bad = {id(one.action): one.reason for one in refused}
         measured.refused_actions += len(refused)
@@ -181,7 +186,7 @@ class Control:
         )
         for number, start in enumerate(plan.starts):
             if id(start) in bad:
-                self._not_started(start, 60.0)
+                self._not_started(start, REFUSED_S)
             elif number >= granted or not node_takes_start(int(self.starting[start.copy.node])):
                 self._not_started(start, RETRY_S)
             else:
@@ -223,12 +228,12 @@ class Control:
         self.ordered[copy.instance] = world.now_s
         self.starting[copy.node] += 1
         if world.trouble.store_times_out():
-            # It was written and done, but nobody said so: control believes it was not, until the inventory tells.
+            # It was written and done, but nobody said so. The planner believes it was not; the books keep it as perhaps
+            # there, so that nothing is put in its place before the inventory tells.
             self.planner.gone(copy.instance)
-            self.books.ended(copy.instance)
             world.at(world.now_s + RETRY_S, self.rescale, live)
         running = live.copies[copy.instance]
-        world.at(world.now_s + max(HANGS_S_MIN, HANGS_TIMES * running.expected_s), self._hangs, running)
+        world.at(world.now_s + hangs_at_s(running.expected_s), self._hangs, running)
 
     def _not_started(self, start: Start, again_s: float) -> None:
         copy = start.copy
@@ -347,6 +352,9 @@ class Control:
             if (found is None or found.resting != copy.resting) and self.ordered.get(instance, -1.0) <= seen_s:
                 self._is_gone(instance)
                 self.rescale(self.world.lives[copy.service])
+        for instance in list(self.books.on.get(node, ())):
+            if instance not in there and self.ordered.get(instance, -1.0) <= seen_s:
+                self.books.ended(instance)
         for instance, copy in there.items():
             if instance in self.planner.copies or self.ended_s.get(instance, -1.0) >= seen_s:
                 continue

@@ -26,8 +26,7 @@ BIN_S = 60.0
 PAUSE_S = 5.0
 # A copy with less room than this part of a slot is full.
 FULL = 1e-3
-# A late first token is remembered so long, and then half of it.
-LATE_HALF_S = 60.0
+NOTHING = 1e-9
 
 
 class Gateway:
@@ -64,14 +63,16 @@ class Gateway:
     def ask(self, live: Live, at_s: float, weight: float, span_s: float, prompt: int, answer: int) -> None:
         """A request (or a stream of them) comes now."""
         self.world.measured.arrived += weight
-        self._note(live, at_s, span_s)
+        self._note(live, at_s, span_s, weight * prompt)
+        self.world.control.active[live.spec.name] = live
         self.numbers += 1
         self._place(Work(self.numbers, live, at_s, weight, span_s, prompt, answer))
 
-    def _note(self, live: Live, at_s: float, span_s: float) -> None:
+    def _note(self, live: Live, at_s: float, span_s: float, tokens: float) -> None:
         """What policies remember of it."""
         live.epoch += 1
         live.spans = None
+        live.prompts(at_s, tokens)
         if live.last_s >= 0:
             gap_s = at_s - live.last_s
             live.gap_s = gap_s if live.gap_s == math.inf else live.gap_s + 0.1 * (gap_s - live.gap_s)
@@ -107,20 +108,22 @@ class Gateway:
         able = [one for one in awake if not one.draining and one.in_flight < one.way.slots - FULL]
         if not able:
             return None
-        if self.world.setup.policies.soonest and len(able) > 1:
-            now_s = self.world.now_s
-            prospects = [
-                Prospect(
-                    max(0.0, one.prefill_free_s - now_s),
-                    work.prompt / one.way.prefill_tokens_per_s,
-                    load=one.in_flight / one.way.slots,
-                )
-                for one in able
-            ]
-            return able[choose(prospects).index]
+        if self.world.setup.policies.soonest:
+            # Among the copies that are wanted, whoever answers soonest; those beyond get nothing, so that they can sleep.
+            kept = [one for one in able if one in awake[: live.wanted]] if len(awake) > live.wanted else able
+            if kept:
+                return kept[choose([self._prospect(one, work) for one in kept]).index]
         candidates = [Candidate(Stance.LEASED, math.floor(one.in_flight)) for one in able]
         decision = pick(candidates, max(one.way.slots for one in able), 1)
         return able[decision.index] if decision.act is Act.USE else able[0]
+
+    def _prospect(self, running: Running, work: Work) -> Prospect:
+        way = running.way
+        return Prospect(
+            max(0.0, running.prefill_free_s - self.world.now_s),
+            work.prompt / way.prefill_tokens_per_s,
+            load=running.in_flight / way.slots,
+        )
 
     def _serve(self, running: Running, work: Work) -> bool:
         """Begin it there. False where it exceeds the copy's slots: then a part begins, and the rest stays in `work`."""
@@ -187,15 +190,17 @@ class Gateway:
         world.measured.whole.add(max(0.0, world.now_s - work.span_s - work.at_s), work.weight)
         self._leaves(running, work)
         self.serve_waiting(live)
-        if running.in_flight <= 1e-9:
+        if running.in_flight <= NOTHING:
             world.agents.became_idle(running)
-        if live.in_flight <= 1e-9 and not live.waiting:
+        if live.in_flight <= NOTHING and not live.waiting:
             self.idle(live)
 
     def _leaves(self, running: Running, work: Work) -> None:
         self.world.agents.busy(running, -work.share)
         live = work.service
-        live.in_flight = max(0.0, live.in_flight - work.share)
+        live.in_flight -= work.share
+        if live.in_flight < NOTHING:  # what sums of fractions leave
+            live.in_flight = 0.0
         running.kv_tokens -= work.share * (work.prompt + work.answer)
 
     def lost(self, running: Running) -> None:

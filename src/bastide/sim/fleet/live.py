@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from bastide.policy.forecast import Forecast
 from bastide.policy.keepalive import Rhythm, Warm
 from bastide.sim.fleet.nodes import Running
 from bastide.sim.fleet.setup import Arrival, Service
+
+# A copy should spend no more of its time than this on prompts, so that answers go on beside them.
+PREFILL_PART = 0.5
+# Tokens are counted over about this long.
+TOKENS_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +45,7 @@ class Live:
     __slots__ = (
         "arrivals", "asked_s", "awake", "copies", "epoch", "failures", "forecast", "gap_s", "hold_until_s",
         "in_flight", "kv_tokens", "last_s", "late_s", "looks_again", "memory", "origin_s", "queued", "requests", "rhythm",
-        "spans", "spec", "starting", "target", "tokens", "waiting", "wanted", "warm", "way_of",
+        "spans", "spec", "starting", "target", "tokens", "tokens_at_s", "waiting", "wanted", "warm", "way_of",
     )  # fmt: skip
 
     def __init__(self, spec: Service, arrivals: Iterator[Arrival]) -> None:
@@ -54,7 +60,8 @@ class Live:
         self.forecast: Forecast | None = None
         self.memory = Memory()
         slots = max(way.slots for way in spec.ways)
-        self.target = Target(slots, spec.least, spec.most, first_token_s=spec.first_token_s)
+        tokens = PREFILL_PART * min(way.prefill_tokens_per_s for way in spec.ways)
+        self.target = Target(slots, spec.least, spec.most, tokens, first_token_s=spec.first_token_s)
         self.requests: tuple[Request, ...] = tuple(way.request for way in spec.ways)
         self.way_of = dict(zip(self.requests, spec.ways, strict=True))
         self.warm = False
@@ -68,3 +75,10 @@ class Live:
         self.failures = 0
         self.hold_until_s = 0.0  # no starts before: it crashed lately
         self.looks_again = False
+        self.tokens_at_s = 0.0
+
+    def prompts(self, now_s: float, tokens: float) -> float:
+        """Tokens of prompts a second, lately, with so many more now."""
+        self.tokens = self.tokens * math.exp((self.tokens_at_s - now_s) / TOKENS_S) + tokens
+        self.tokens_at_s = now_s
+        return self.tokens / TOKENS_S

@@ -91,7 +91,7 @@ class Measured:
     stops: int = 0
     refused_actions: int = 0
     unplaced: int = 0
-    reasons: list[dict[str, Any]] = field(default_factory=list)
+    reasons: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reasons_left_out: int = 0
     allocated_device_s: dict[str, float] = field(default_factory=dict)
     busy_device_s: dict[str, float] = field(default_factory=dict)
@@ -99,9 +99,19 @@ class Measured:
     faults: Counter[str] = field(default_factory=Counter)
 
     def reason(self, at_s: float, what: str, service: str, why: str) -> None:
-        """Remembered for the report; only so many."""
-        if len(self.reasons) < REASONS_MAX:
-            self.reasons.append({"at_s": round(at_s, 3), "what": what, "service": service, "why": why})
+        """Remembered for the report: when it first was so, how often, and why the last time. Only so many kinds."""
+        known = self.reasons.get((what, service))
+        if known is not None:
+            known["times"] += 1
+            known["why"] = why
+        elif len(self.reasons) < REASONS_MAX:
+            self.reasons[what, service] = {
+                "at_s": round(at_s, 3),
+                "what": what,
+                "service": service,
+                "times": 1,
+                "why": why,
+            }
         else:
             self.reasons_left_out += 1
 

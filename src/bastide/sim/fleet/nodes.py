@@ -74,6 +74,9 @@ class Node:
             return "no cores"
         if memory + request.memory_mib > shape.memory_mib:
             return "no host memory"
+        watts = self.power_w - (without.copy.request.power_w if without is not None else 0)
+        if shape.power_w is not None and watts + request.power_w > shape.power_w:
+            return "no power"
         for device in devices:
             if self.used_milli[device] + request.device_milli > WHOLE:
                 return f"device {device} is full"

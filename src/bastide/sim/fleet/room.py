@@ -31,14 +31,19 @@ class Room:
         self._offset = 0
 
     def make(self, unplaced: Sequence[Live]) -> None:
-        """Room for those of them that requests wait for, the most urgent first."""
+        """Room for those of them that requests wait for, or that must be awake; the most urgent first."""
         now_s = self.world.now_s
-        wait = [live for live in unplaced if live.waiting and live.asked_s + PATIENCE_S <= now_s]
+        wait = [
+            live
+            for live in unplaced
+            if (live.waiting or len(live.awake) + live.starting < live.spec.least)
+            and live.asked_s + PATIENCE_S <= now_s
+        ]
         for _ in range(min(GRANTS_MAX, len(wait))):
             candidates = [
                 Candidate(
                     live.spec.name,
-                    live.waiting[0].at_s + live.spec.first_token_s - now_s,
+                    (live.waiting[0].at_s if live.waiting else now_s) + live.spec.first_token_s - now_s,
                     min(way.cached_s for way in live.spec.ways),
                 )
                 for live in wait
@@ -49,6 +54,23 @@ class Room:
             live = wait.pop(turn.index)
             live.asked_s = now_s
             self._for(live)
+
+    def where_it_rests(self, live: Live) -> bool:
+        """Whether somebody idle makes room where this one sleeps in memory: swapped there, it answers sooner than loaded
+        anywhere else. Not asked again before that is done."""
+        now_s = self.world.now_s
+        if not self.world.setup.policies.give_way or live.asked_s + PATIENCE_S > now_s:
+            return False
+        for asleep in live.copies.values():
+            if asleep.state != "resting":
+                continue
+            node = self.world.agents.nodes[asleep.copy.node]
+            way = next(one for one in live.requests if not one.models or node.shape.model in one.models)
+            free = sum(1 for used in node.used_milli if used + way.device_milli <= WHOLE)
+            if free < way.devices and node.up and not node.cut:
+                live.asked_s = now_s
+                return self._on(live, node, False)
+        return False
 
     def _for(self, live: Live) -> None:
         agents = self.world.agents

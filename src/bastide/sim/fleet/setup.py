@@ -45,8 +45,8 @@ class DeviceFacts:
 class Way:
     """How one copy of a service may run. `slots`: requests it takes at once; `step_s[n]`: a decoding step with n of them.
 
-    `light_s` (None: that rung doesn't hold), `cached_s`: to wake from host memory, from the node's disk. `kv_tokens`: room
-    for so many tokens of context.
+    `light_s` (None: that rung doesn't hold), `cached_s`: to wake from host memory, from the node's disk; of that `load_s` is
+    loading, which those who start on a node share. `kv_tokens`: room for so many tokens of context.
     """
 
     request: Request
@@ -56,6 +56,7 @@ class Way:
     cached_s: float
     light_s: float | None = None
     sleep_s: float = 0.2
+    load_s: float = 0.0
     kv_tokens: float = math.inf
 
 
@@ -94,7 +95,8 @@ class Policies:
     """Which policies decide, with their settings. The defaults are what ships.
 
     `worth_s`: seconds of idle warm time that a cold start is worth; `light`: whether the rung in host memory is used;
-    `predict`: whether autoscaling looks at the forecast; `give_way`: whether idle copies make room for who waits.
+    `predict`: whether autoscaling looks at the forecast; `soonest`: routing to the copy that answers first, of those that are
+    wanted (else the first with room); `give_way`: whether idle copies make room for who waits.
     """
 
     name: str = "bastide"
@@ -106,7 +108,7 @@ class Policies:
     predict: bool = True
     sharing: bool = True
     give_way: bool = True
-    soonest: bool = False
+    soonest: bool = True
     starts_per_minute: int = 6000
 
 

@@ -139,8 +139,9 @@ class Troubles:
 
     def _herd(self) -> None:
         world = self.world
+        chance = random.Random(f"{world.setup.seed}/herd/{world.now_s}")  # the same herd whatever the policy
         for live in world.lives.values():
-            if self.chance.random() < PART:
+            if chance.random() < PART:
                 for _ in range(HERD_REQUESTS):
                     world.gateway.ask(live, world.now_s, 1.0, 0.0, 200, 50)
 

@@ -148,13 +148,13 @@ def _locations(results: Sequence[Result]) -> str:
 def _reasons(results: Sequence[Result]) -> str:
     rows = "".join(
         f'<tr><td class="n">{format_duration(one["at_s"])}</td><td>{escape(result.policy)}</td><td>{escape(one["what"])}</td>'
-        f"<td>{escape(one['service'])}</td><td>{escape(one['why'])}</td></tr>"
+        f'<td>{escape(one["service"])}</td><td class="n">{one["times"]:,}</td><td>{escape(one["why"])}</td></tr>'
         for result in results
         for one in result.reasons
     )
     if not rows:
         return '<p class="soft">Nothing had to give way, and nothing was refused.</p>'
     return (
-        '<div class="scroll"><table><tr><th class="n">when</th><th>policy</th><th>what</th><th>service</th><th>why</th></tr>'
+        '<div class="scroll"><table><tr><th class="n">first</th><th>policy</th><th>what</th><th>service</th><th class="n">times</th><th>why, the last time</th></tr>'
         f"{rows}</table></div>"
     )

@@ -69,10 +69,10 @@ def stacked(
         out.append(f'<path class="grid" d="M{LEFT} {y:.1f}h{width}"/>')
         out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
     last = hours[-1] if hours else 1.0
-    for value in _ticks(0.0, last):
-        out.append(
-            f'<text x="{LEFT + value / last * width:.1f}" y="{TOP + height + 16}" text-anchor="middle">{value:g} h</text>'
-        )
+    out += [
+        f'<text x="{LEFT + value / last * width:.1f}" y="{TOP + height + 16}" text-anchor="middle">{value:g} h</text>'
+        for value in _ticks(0.0, last)
+    ]
     out.append(f'<text class="axis" x="{LEFT}" y="{HEIGHT - 4}">{escape(y_name)}</text>')
     for part in range(len(names)):
         boxes = []
