@@ -102,7 +102,7 @@ def _lacks(path: str, size: int) -> bool:
         block = file.read(SUPERBLOCK)
     (low,), (exponent,), (high,) = (struct.unpack_from("<I", block, at) for at in (4, 24, 336))
     blocks: int = low + (high << 32)
-    return blocks < size // (1024 << exponent)
+    return bool(blocks < size // (1024 << exponent))
 
 
 def _grow_unused(path: str) -> None:
