@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from bastide.agent.core import NodeCore
-from bastide.domain.errors import EngineStartFailed
+from bastide.domain.errors import BastideError, EngineStartFailed
 from bastide.domain.instances import Assignment
 from bastide.domain.lifecycle import Phase
 from bastide.ports.clock import Clock
@@ -29,12 +30,21 @@ class Confidant:
         self._controls = controls
         self._told: dict[str, tuple[tuple[str, str], ...]] = {}
 
+    async def knows_all(self, assignment: Assignment) -> bool:
+        """Whether all that it was told at its last start still holds: it may go on where it left off."""
+        told = self._told.get(assignment.instance)
+        if told is None:
+            return False
+        for link in list(self._controls()):
+            with contextlib.suppress(LinkLost, BastideError):
+                answer = await link.call("confide", {**_question(assignment), "keep_key": True})
+                given = {str(name): str(value) for name, value in answer["environment"].items()}
+                return bool(answer.get("key_kept")) and given.items() <= dict(told).items()
+        return True  # nobody can be asked: it goes on as if it had not slept
+
     async def confide(self, assignment: Assignment) -> tuple[tuple[str, str], ...]:
         """Raises EngineStartFailed where nobody can be asked and nothing was told before."""
-        body = {
-            "instance": assignment.instance, "project": assignment.spec.project, "service": assignment.spec.name,
-            "secrets": list(assignment.spec.app.secrets) if assignment.spec.app is not None else [],
-        }  # fmt: skip
+        body = _question(assignment)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CONFIDE_S_MAX
         while True:
@@ -52,6 +62,13 @@ class Confidant:
 
     def forget(self, instance: str) -> None:
         self._told.pop(instance, None)
+
+
+def _question(assignment: Assignment) -> dict[str, Any]:
+    return {
+        "instance": assignment.instance, "project": assignment.spec.project, "service": assignment.spec.name,
+        "secrets": list(assignment.spec.app.secrets) if assignment.spec.app is not None else [],
+    }  # fmt: skip
 
 
 class Health:

@@ -18,7 +18,7 @@ from bastide.agent.core import NodeCore
 from bastide.agent.effects import Effect, Tell
 from bastide.agent.settings import AgentSettings
 from bastide.agent.watch import Watcher
-from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed
+from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed, StateLost
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine, Place
@@ -35,6 +35,7 @@ class NodeRuntime(Runtime, Protocol):
     async def run(self, launch: LaunchSpec, limit_s: float) -> str: ...
     def address(self, instance: str, name: str = "app") -> str: ...
     def saved_bytes(self, launch: LaunchSpec) -> int: ...
+    def keeps(self, launch: LaunchSpec) -> bool: ...
     def forget_state(self, launch: LaunchSpec) -> None: ...
     async def close(self, *, end_engines: bool) -> None: ...
 
@@ -53,10 +54,12 @@ class EngineRoom:
         do: Callable[[list[Effect]], None],
         check_soon: Callable[[str], None],
         confide: Callable[[Assignment], Awaitable[tuple[tuple[str, str], ...]]],
+        knows_all: Callable[[Assignment], Awaitable[bool]],
     ) -> None:
         self._settings, self._core, self._runtime, self._engines = settings, core, runtime, engines
         self._books, self._clock, self._do, self._check_soon = books, clock, do, check_soon
         self.watcher = Watcher(runtime, self._booked)
+        self._knows_all = knows_all  # whether what an app was told at its last start still holds
         self._confide = confide  # what an app is told in confidence at its start: secrets, and its key
         self.launches: dict[str, LaunchSpec] = {}
         self._quiet: dict[str, asyncio.Lock] = {}
@@ -71,11 +74,17 @@ class EngineRoom:
 
         try:
             launch = self._launch(record.assignment)
-            if launch.serving is not None:
-                told = (*launch.serving.environment, *await self._confide(record.assignment))
-                launch = replace(launch, serving=replace(launch.serving, environment=told))
+            if self._runtime.keeps(launch) and not await self._knows_all(record.assignment):
+                self._runtime.forget_state(launch)
+            if not self._runtime.keeps(launch):
+                launch = await self._told(record.assignment, launch)
             self.launches[instance] = launch
-            identity = await self._runtime.start(launch, progress)
+            try:
+                identity = await self._runtime.start(launch, progress)
+            except StateLost as error:
+                _log.warning("%s starts anew: %s", instance, error.message)
+                launch = self.launches[instance] = await self._told(record.assignment, launch)
+                identity = await self._runtime.start(launch, progress)
             if launch.serving is not None:  # told; nobody needs to remember it
                 self.launches[instance] = replace(launch, serving=replace(launch.serving, environment=()))
         except BastideError as error:
@@ -94,11 +103,14 @@ class EngineRoom:
 
     async def run(self, assignment: Assignment, limit_s: float) -> str:
         """A job, to its end; how it ended. It is no instance: nobody asks it anything."""
-        launch = self._launch(assignment)
-        if launch.serving is not None:
-            told = (*launch.serving.environment, *await self._confide(assignment))
-            launch = replace(launch, serving=replace(launch.serving, environment=told))
-        return await self._runtime.run(launch, limit_s)
+        return await self._runtime.run(await self._told(assignment, self._launch(assignment)), limit_s)
+
+    async def _told(self, assignment: Assignment, launch: LaunchSpec) -> LaunchSpec:
+        """An app's launch with what it is told in confidence; any other as it is."""
+        if launch.serving is None:
+            return launch
+        told = (*launch.serving.environment, *await self._confide(assignment))
+        return replace(launch, serving=replace(launch.serving, environment=told))
 
     async def check(self, instance: str) -> str | None:
         """Ask its canary, unless it is no longer awake. Returns what is wrong, or None."""

@@ -82,6 +82,7 @@ class AgentService:
             self._do,
             self._checks.soon,
             self._confidant.confide,
+            self._confidant.knows_all,
         )
         self._health = Health(self.core, clock, self._room.check, self._room.distrust)
         self._visits = Visits()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bastide.domain.apps import secret_variable
 from bastide.domain.errors import InvalidRequest, NotFound, Problem
 from bastide.domain.instances import InstanceReport
+from bastide.domain.isolation import Tier
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.lifecycle import Phase
 from bastide.domain.sources import is_digest
@@ -48,6 +49,10 @@ async def confide(control: Control, body: dict[str, Any]) -> dict[str, Any]:
                 f"the secret {name!r} is not set in project {project!r}; `bastide secrets set {name}` sets it"
             )
         environment[secret_variable(str(name))] = value
+    if body.get("keep_key"):  # it asks whether it may go on as it was: with the key that it has
+        wanted = key_id(instance)
+        kept = any(grant.key_id == wanted and grant.revoked_at_s is None for grant in control.keys.values())
+        return {"environment": environment, "key_kept": kept}
     text = KEY_PREFIX + secrets.token_urlsafe(32)
     forget_key(control, instance)
     grant = KeyGrant(
@@ -79,8 +84,17 @@ def forget_keys_of_the_gone(control: Control, reports: list[InstanceReport]) -> 
         if grant.key_id.startswith(KEY_ID_PREFIX) and grant.revoked_at_s is None
     }
     for report in reports:
-        if report.phase in _GONE and key_id(report.instance) in held:
+        if report.phase not in _GONE or key_id(report.instance) not in held:
+            continue
+        if report.phase is not Phase.DEEP or not _may_be_kept(control, report.instance):
             forget_key(control, report.instance)
+
+
+def _may_be_kept(control: Control, instance: str) -> bool:
+    """On the deep rung a tier that can keeps an app's processes, and its key with them."""
+    project, _, rest = instance.partition(".")
+    service = control.loop.services.get((project, rest.partition(".")[0]))
+    return service is not None and service.spec.app is not None and service.spec.app.isolation is Tier.GVISOR
 
 
 async def collect(control: Control, kept_s: float) -> Collected:

@@ -21,6 +21,7 @@
     │   └── InternalError          500  internal_error
     └── EngineError            the engine failed (5xx)
         ├── EngineStartFailed      503  engine_start_failed     (with its last lines)
+        │   └── StateLost          503  engine_start_failed     (what was kept can't be brought back: it starts anew)
         ├── EngineLost             502  engine_lost             (retry helps)
         └── EngineGarbage          502  engine_garbage
 
@@ -154,6 +155,10 @@ class EngineError(BastideError):
 
 class EngineStartFailed(EngineError):
     code, status = "engine_start_failed", 503
+
+
+class StateLost(EngineStartFailed):
+    retry_helps = True
 
 
 class EngineLost(EngineError):

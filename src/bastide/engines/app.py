@@ -6,7 +6,7 @@ import hashlib
 
 from bastide.domain.apps import PORT, Build
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Owned, Serving, WeightFile
-from bastide.domain.isolation import Box, Limits, Mount, Scratch
+from bastide.domain.isolation import Box, Limits, Mount, Scratch, Tier
 from bastide.domain.spec import ServiceSpec
 from bastide.engines.port import Ask, BoxPlace, Place
 
@@ -81,6 +81,7 @@ class App:
             socket="",
             secret="",
             log=f"{place.logs_directory}/{assignment.instance}.log",
+            state_directory=f"{boxes.kept}/{name}" if boxes.kept and app.isolation is Tier.GVISOR else "",
             lease_s=place.lease_s,
             start_s_max=app.health.start_s_max,
             box=box,

@@ -18,7 +18,7 @@ class BoxPlace:
     """What boxes on this node have in common: how the agent inside is started, what it needs to see, how they reach us.
 
     `door`: the host directory with the socket that leads to the gateway (empty: none), `url`: what an app calls it by.
-    `volumes`: the host directory of volumes. `image_arguments`, `image_mounts`: the same in a root that is not the host's;
+    `volumes`: the host directory of volumes. `kept`: of what is kept of sleeping apps' processes (empty: nothing is). `image_arguments`, `image_mounts`: the same in a root that is not the host's;
     empty where that can't be.
     """
 
@@ -27,6 +27,7 @@ class BoxPlace:
     image_arguments: tuple[str, ...] = ()
     image_mounts: tuple[Mount, ...] = ()
     volumes: str = ""
+    kept: str = ""
     door: str = ""
     url: str = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from bastide.adapters.isolation.folders import interpreter
 from bastide.adapters.isolation.roots import foreign_interpreter
@@ -37,6 +38,7 @@ def box_place(places: Places) -> BoxPlace:
         image_arguments=image_arguments,
         image_mounts=image_mounts,
         volumes=str(places.volumes),
+        kept=str(_kept(places)),
         door=str(places.door),
         url=f"http://127.0.0.1:{DOOR_PORT}",
     )
@@ -57,4 +59,9 @@ def boxes_of(places: Places, launch: Launch) -> Boxes:
         # Bastide itself is reached by the door: no proxy leads there.
         return Proxies(places.egress / "apps", sets(launch.egress_sets), None)
 
-    return Boxes(tiers, (f"{DOOR}/gateway", DOOR_PORT), exits)
+    return Boxes(tiers, (f"{DOOR}/gateway", DOOR_PORT), exits, str(_kept(places)))
+
+
+def _kept(places: Places) -> Path:
+    """What is kept of sleeping apps' processes."""
+    return places.isolation / "apps" / "kept"

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from bastide.adapters.isolation import volumes
 from bastide.adapters.isolation.tree import connect_path
-from bastide.adapters.runtime import boxline, proc
+from bastide.adapters.runtime import boxline, boxsaving, proc
 from bastide.adapters.runtime.http import ask
 from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, Unsupported
 from bastide.domain.instances import Footprint, LaunchSpec
@@ -46,7 +47,7 @@ class Exits(Protocol):
 class Boxes:
     """`tiers` tries which tiers hold here, once, when the first box is needed. It may take a second.
 
-    `door`: (path, port) of the way to the gateway as a box sees it. `exits`: makes ways out; without it there are none.
+    `kept`: where what is kept of earlier lives lies; nobody can bring it back any more. `door`: (path, port) of the way to the gateway as a box sees it. `exits`: makes ways out; without it there are none.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Boxes:
         tiers: Callable[[], Mapping[Tier, Isolation]] | None = None,
         door: tuple[str, int] | None = None,
         exits: Callable[[], Exits] | None = None,
+        kept: str = "",
     ) -> None:
+        self._kept = kept
         self._tiers, self._door, self._make_exits = tiers, door, exits
         self._exits: Exits | None = None
         self._isolations: Mapping[Tier, Isolation] = {}
@@ -83,6 +86,8 @@ class Boxes:
             if launch.egress:
                 box = dataclasses.replace(box, egress_directory=await self._opened(launch, box))
             prepared = await asyncio.to_thread(self._prepared, launch, box, isolation)
+            if self.keeps(launch):
+                isolation.begin_again(box)
         told = dataclasses.replace(launch, box=box)
         if launch.serving is not None:
             told = dataclasses.replace(told, serving=dataclasses.replace(launch.serving, environment=(), files=()))
@@ -104,14 +109,33 @@ class Boxes:
 
     @staticmethod
     def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:
-        prepared = isolation.prepare(box)
+        kept = boxsaving.is_kept(launch)
+        prepared = isolation.prepare_restore(box, boxsaving.image_of(launch)) if kept else isolation.prepare(box)
         for owned in launch.owned:
             volumes.make(owned, prepared.user)
         return prepared
 
+    def keeps(self, launch: LaunchSpec) -> bool:
+        """Whether its processes are kept, to be brought back by its next start."""
+        return launch.box is not None and boxsaving.is_kept(launch)
+
+    async def save(self, launch: LaunchSpec, pid: int, saver: boxsaving.Saver) -> None:
+        """Keep its processes, where its tier can. Raises BastideError or OSError where they can't be kept."""
+        box, isolation = self.of(launch)
+        if not launch.state_directory or not getattr(isolation, "pauses", False):
+            return
+        await self.thaw(launch, pid)
+        await saver.save(launch, box, isolation, pid, self.address(launch, pid, "agent"))
+
     async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
-        """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not."""
-        await self.begin(launch, pid, died)
+        """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not.
+
+        One that was kept runs already, and knows.
+        """
+        if self.keeps(launch):
+            await boxsaving.until_it_answers(lambda: self.address(launch, pid, "agent"), died, KNOCK_S)
+        else:
+            await self.begin(launch, pid, died)
         wait_s = PROBE_S
         while not died.done():
             wrong = await self.unwell(launch, pid)
@@ -129,16 +153,10 @@ class Boxes:
             "op": "serve", "argv": list(serving.argv), "cwd": serving.directory, "port": serving.port,
             "env": dict(serving.environment), **door,
         }  # fmt: skip
-        agent = ""
-        while not died.done():
-            try:
-                agent = self.address(launch, pid, "agent")  # where it is may be known only once it is there
-                await boxline.ask(agent, {"op": "hello"})
-                break
-            except (OSError, EngineLost):
-                await asyncio.sleep(KNOCK_S)
+        await boxsaving.until_it_answers(lambda: self.address(launch, pid, "agent"), died, KNOCK_S)
         try:
             if not died.done():
+                agent = self.address(launch, pid, "agent")
                 for file in serving.files:
                     await boxline.write_file(agent, file.path, file.text.encode(), 0o600)
                 await boxline.ask(agent, question)
@@ -226,6 +244,8 @@ class Boxes:
                 return
             self._isolations = await asyncio.to_thread(self._tiers)
             self._tiers = None
+            if self._kept:
+                await asyncio.to_thread(shutil.rmtree, self._kept, True)
             for isolation in self._isolations.values():
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(isolation.sweep, alive)

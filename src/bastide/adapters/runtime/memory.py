@@ -186,6 +186,9 @@ class MemoryRuntime(Runtime):
     def saved_bytes(self, launch: LaunchSpec) -> int:
         return 0
 
+    def keeps(self, launch: LaunchSpec) -> bool:
+        return False  # models keep their prompts, not their processes
+
     def forget_state(self, launch: LaunchSpec) -> None:
         return
 

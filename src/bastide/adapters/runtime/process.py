@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import signal
@@ -17,16 +18,25 @@ from typing import Any
 
 import msgspec
 
-from bastide.adapters.runtime import proc
+from bastide.adapters.runtime import boxsaving, proc
 from bastide.adapters.runtime.boxed import Boxes
 from bastide.adapters.runtime.http import ask
 from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
-from bastide.domain.errors import EngineError, EngineGarbage, EngineLost, EngineStartFailed, Unsupported
+from bastide.domain.errors import (
+    BastideError,
+    EngineError,
+    EngineGarbage,
+    EngineLost,
+    EngineStartFailed,
+    StateLost,
+    Unsupported,
+)
 from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity
 from bastide.domain.lifecycle import Rung
 from bastide.engines.port import Engine
 from bastide.ports.runtime import Progress, Runtime
 
+_log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
 ANSWER_S_MAX = 30.0
 READ_AHEAD_BYTES = 16 * 2**20
@@ -54,6 +64,7 @@ class ProcessRuntime(Runtime):
         self._boxes = boxes or Boxes()
         self._running: dict[str, _Engine] = {}
         self._keeper = KeeperLink(keeper, self._hear)
+        self._saver = boxsaving.Saver(self._keeper.ask)
         self._tell_died: Callable[[str, str, bool], Awaitable[None]] | None = None
         self._telling: set[asyncio.Future[None]] = set()
         self._boot = proc.boot_id()
@@ -113,9 +124,13 @@ class ProcessRuntime(Runtime):
                 await self.stop(launch.instance, 0.0)
                 what = "engine was not ready" if launch.box is None else "app was not well"
                 raise EngineStartFailed(f"the {what} within {launch.start_s_max:g} s{self._said(launch)}") from None
-            except EngineStartFailed:
-                if launch.box is not None:
-                    await self.stop(launch.instance, 0.0)
+            except EngineStartFailed as error:
+                if launch.box is None:
+                    raise
+                await self.stop(launch.instance, 0.0)
+                if self._boxes.keeps(launch) and not isinstance(error, KeeperGone):
+                    boxsaving.forget(launch)
+                    raise StateLost(f"what was kept of it can't be brought back: {error.message}") from None
                 raise
             await self._restore(engine)
             return identity
@@ -150,6 +165,7 @@ class ProcessRuntime(Runtime):
         engine = self._running[launch.instance] = _Engine(launch, identity)
         engine.ready.set()
         if launch.box is not None:
+            await asyncio.to_thread(boxsaving.forget, launch)  # it was being kept when the agent went; it lives
             await self._boxes.adopt(launch)
         return True
 
@@ -173,6 +189,10 @@ class ProcessRuntime(Runtime):
                 await asyncio.wait_for(asyncio.shield(engine.died), 10.0)
         self._running.pop(instance, None)
 
+    def keeps(self, launch: LaunchSpec) -> bool:
+        """Whether its next start goes on with the processes that it had."""
+        return self._boxes.keeps(launch)
+
     def forget_state(self, launch: LaunchSpec) -> None:
         """Remove what was kept for a deep wake: it holds prompts."""
         if launch.state_directory:
@@ -187,7 +207,7 @@ class ProcessRuntime(Runtime):
                 await self._save(engine)
             else:
                 self.forget_state(engine.launch)
-            await self.stop(instance, 2.0)
+            await self.stop(instance, 0.0 if self.keeps(engine.launch) else 2.0)
             return
         if engine.launch.box is not None and engine.identity is not None:
             if rung not in (Rung.FROZEN, Rung.LIGHT):
@@ -355,7 +375,13 @@ class ProcessRuntime(Runtime):
                     progress("loading weights", min(1.0, (start + READ_AHEAD_BYTES) / size))
 
     async def _save(self, engine: _Engine) -> None:
-        """Keep the prompt cache; on any trouble simply don't: a deep wake without it is slower, never wrong."""
+        """Keep the prompt cache, or an app's processes; on any trouble simply don't: a deep wake without is slower, never wrong."""
+        if engine.launch.box is not None and engine.identity is not None:
+            try:
+                await self._boxes.save(engine.launch, engine.identity.pid, self._saver)
+            except (BastideError, OSError, TimeoutError) as error:
+                _log.warning("%s is ended without being kept: %s", engine.launch.instance, error)
+            return
         translator = self._engines[engine.launch.engine]
         kept = 0
         _make_private(engine.launch.state_directory)
@@ -373,6 +399,9 @@ class ProcessRuntime(Runtime):
                     file.unlink(missing_ok=True)
 
     async def _restore(self, engine: _Engine) -> None:
+        if engine.launch.box is not None:
+            await asyncio.to_thread(boxsaving.forget, engine.launch)  # it lives: what was kept is of the past
+            return
         translator = self._engines[engine.launch.engine]
         for slot in range(engine.launch.slots):
             file = Path(engine.launch.state_directory) / f"slot-{slot}"
@@ -386,9 +415,13 @@ class ProcessRuntime(Runtime):
 
     def _hear(self, news: dict[str, Any]) -> None:
         if news["event"] == "keeper gone":
+            self._saver.lost()
             for instance, running in list(self._running.items()):
                 running.lost_keeper = True
                 self._ended(instance, "ended with its keeper")
+            return
+        if news["event"] == "entered":
+            self._saver.hear(news)
             return
         engine = self._running.get(news["instance"])
         if engine is None:
