@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from house import House
+import websockets
+from house import House, until
 
 from bastide import AsyncSandbox, Sandbox
 from bastide.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
@@ -197,11 +200,92 @@ def test_urls_lead_to_ports_until_they_expire(kept: Sandbox, town: House) -> Non
             assert error.code == 503  # it does not listen yet
     else:
         pytest.fail("the server inside never answered")
-    for wrong in (f"{address[:-3]}xx/", f"{town.url}/s/nonsense/"):
+    swapped = "b" if "/s/a" in address else "a"
+    forged = re.sub(r"/s/.", f"/s/{swapped}", address)
+    for wrong in (forged, f"{address[:-2]}{'b' if address[-2] != 'b' else 'c'}/", f"{town.url}/s/nonsense/"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(wrong)
         assert refused.value.code == 403
     server.kill()
+
+
+ECHO = """
+import asyncio, websockets
+async def echo(line):
+    async for text in line: await line.send("echo " + text)
+async def main():
+    async with websockets.serve(echo, "127.0.0.1", 8124): await asyncio.Future()
+asyncio.run(main())
+"""
+# Says that its connection may be used again, and tells whatever else comes over it.
+STAYS = """
+import socket
+listener = socket.create_server(("127.0.0.1", 8125)); said = b""
+while True:
+    line, _ = listener.accept(); said = b""
+    while data := line.recv(65536):
+        said += data
+        if said.endswith(b"\\r\\n\\r\\n"):
+            body = b"%d heads, %s" % (said.count(b" HTTP/1.1"), b"NAME")
+            line.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: keep-alive\\r\\n\\r\\n" % len(body) + body)
+"""
+
+
+def test_websockets_pass_through_addresses(kept: Sandbox, town: House) -> None:
+    packages = str(Path(websockets.__file__).parent)
+    kept.files.upload(packages, "/tmp")
+    server = kept.spawn(("python3", "-c", ECHO), env={"PYTHONPATH": "/tmp"})
+    address = kept.url(8124).replace("http://", "ws://")
+
+    async def talk() -> str:
+        async with websockets.connect(address) as line:
+            await line.send("hello")
+            return str(await line.recv())
+
+    until(lambda: _listens(kept, 8124))
+    assert asyncio.run(talk()) == "echo hello"
+    server.kill()
+
+
+def test_an_address_of_its_own_origin(kept: Sandbox, town: House) -> None:
+    """A host name: nothing is taken off the path, and paths of Bastide's own mean nothing there."""
+    kept.files.write("/tmp/own/v1/models", "mine")
+    kept.files.write("/tmp/own/healthz", "mine too")
+    server = kept.spawn("cd /tmp/own && exec python3 -u -m http.server 8126 --bind 127.0.0.1")
+    until(lambda: _listens(kept, 8126))
+    parts = urllib.parse.urlsplit(kept.url(8126, own_origin=True))
+    assert (
+        parts.hostname is not None and parts.hostname.startswith("s-") and len(parts.hostname.partition(".")[0]) <= 63
+    )
+    for path, said in (("/v1/models", b"mine"), ("/healthz", b"mine too")):
+        asked = urllib.request.Request(town.url + path, headers={"Host": parts.netloc})
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.read() == said
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        forged = parts.netloc.replace("s-", "s-a", 1)
+        urllib.request.urlopen(urllib.request.Request(town.url + "/", headers={"Host": forged}))
+    assert refused.value.code == 403
+    server.kill()
+
+
+def test_a_connection_to_one_sandbox_never_carries_another_s_request(make: Callable[..., Sandbox], tier: str) -> None:
+    """What a program inside says of keeping connections is not believed: the next request may be for somebody else."""
+    one, other = make(tier=tier), make(tier=tier)
+    for box, name in ((one, "one"), (other, "other")):
+        box.spawn(("python3", "-c", STAYS.replace("NAME", name)))
+        until(lambda box=box: _listens(box, 8125))
+    for _ in range(3):
+        for box, name in ((one, "one"), (other, "other")):
+            with urllib.request.urlopen(box.url(8125)) as answer:
+                assert answer.read().decode() == f"1 heads, {name}"
+
+
+def _listens(box: Sandbox, port: int) -> bool:
+    try:
+        with urllib.request.urlopen(box.url(port)):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code not in (503, 502)
 
 
 def test_metadata_finds_and_limits_show(make: Callable[..., Sandbox], tier: str, town: House) -> None:

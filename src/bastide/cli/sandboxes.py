@@ -147,9 +147,12 @@ def url(
     sandbox: Identity,
     port: int,
     expires_in: Annotated[float, typer.Option(help="Seconds that it works.")] = 3600.0,
+    own_origin: Annotated[
+        bool, typer.Option("--own-origin", help="A host name of its own, for pages in a browser.")
+    ] = False,
 ) -> None:
     """A signed address that leads to a port inside."""
-    out.print(_one(context, sandbox).url(port, expires_in))
+    out.print(_one(context, sandbox).url(port, expires_in, own_origin=own_origin))
 
 
 @sandbox_app.command("egress")

@@ -1,6 +1,6 @@
 """The gateway's endpoints: who may call what, and where it goes. Owns one worker's live state, put together.
 
-Thin: a model request is an Exchange, the control plane's pages are a Splice, the rest is answered here.
+Thin: a model request is an Exchange, an app's an AppCall, what other parts of Bastide answer a Relay, the rest is answered here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from bastide.domain.errors import (
     BastideError,
     CallerError,
+    EngineLost,
     Forbidden,
     InternalError,
     NotFound,
@@ -35,7 +36,6 @@ from bastide.gateway.ledger import Ledger
 from bastide.gateway.relay import HOP_BY_HOP, Relay
 from bastide.gateway.request import Request
 from bastide.gateway.settings import GatewaySettings
-from bastide.gateway.splice import SANDBOXES_AWAY, Splice
 from bastide.gateway.upstream import Endpoint, Pool
 from bastide.ports.link import Body
 
@@ -43,6 +43,8 @@ _log = logging.getLogger("bastide.gateway")
 _encode = msgspec.json.Encoder().encode
 _CONTROL_PAGES = frozenset({"/openapi.json", "/metrics"})
 _SANDBOX_PAGES = ("/api/v1/sandboxes", "/api/v1/snapshots", "/api/v1/templates")
+_CONTROL_AWAY = "the control plane does not answer now (models are served on); try again soon"
+_SANDBOXES_AWAY = "what serves sandboxes does not answer now (they live on); try again soon"
 _DOORS = "/s/"  # signed addresses of ports inside sandboxes: the address is the permission
 _HEALTH_PAGES = frozenset({"/healthz", "/readyz"})
 
@@ -64,7 +66,7 @@ class Gateway:
         self.errors_total: dict[str, int] = {}
         self._control = Endpoint(path=settings.control_http)
         self._sandboxes = Endpoint(path=settings.sandboxes_http) if settings.sandboxes_http else None
-        self._doors = Endpoint(path=settings.sandboxes_doors) if settings.sandboxes_doors else None
+        self._doors = Endpoint(path=settings.sandboxes_doors, once=True) if settings.sandboxes_doors else None
 
     # The table
 
@@ -117,10 +119,11 @@ class Gateway:
                 request.caller = self._caller(request, apps.given_key(request) or b"")
                 apps.check(door, request.caller)
             return
+        if self._doors is not None and (path.startswith(_DOORS) or _own_origin(request)):
+            request.is_passed_on = True
+            return
         if path in _HEALTH_PAGES:
             _allow(method, "GET")
-            return
-        if self._doors is not None and path.startswith(_DOORS):
             return
         if self._sandboxes is not None and _is_below(path, _SANDBOX_PAGES):
             _allow(method, "GET", "POST", "PUT", "DELETE")
@@ -152,36 +155,29 @@ class Gateway:
     async def serve(self, connection: ClientConnection, request: Request) -> None:
         """Answer one request. Never raises."""
         exchange: Exchange | None = None
-        splice: Splice | Relay | AppCall | None = None
+        passed: Relay | AppCall | None = None
         try:
             self.requests_total += 1
             if request.refusal is not None:
                 raise request.refusal
             if request.door is not None:
-                splice = AppCall(self, connection, request, request.door, request.caller)
-                await splice.run()
-            elif request.is_passed_on:
-                splice = self._upload(connection, request)
-                await splice.run(self._control)
-            elif request.path in calls.PATHS:
+                passed = AppCall(self, connection, request, request.door, request.caller)
+                await passed.run()
+            elif request.path in calls.PATHS and not request.is_passed_on:
                 assert request.caller is not None
                 exchange = Exchange(self, connection, request, request.caller)
                 await exchange.run()
-            elif self._doors is not None and request.path.startswith(_DOORS):
-                splice = Splice(self.pool, self._doors, connection, request, away=SANDBOXES_AWAY)
-                await splice.run()
-            elif self._sandboxes is not None and _is_below(request.path, _SANDBOX_PAGES):
-                assert request.caller is not None
-                who = _who(request.caller)
-                splice = Splice(self.pool, self._sandboxes, connection, request, who, SANDBOXES_AWAY)
-                await splice.run()
-            elif request.path in _CONTROL_PAGES or request.path.startswith("/api/v1/"):
-                splice = Splice(self.pool, self._control, connection, request)
-                await splice.run()
+            elif (leads := self._leads(request)) is not None:
+                endpoint, who, away = leads
+                passed = self._relay(connection, request, who)
+                try:
+                    await passed.run(endpoint)
+                except EngineLost:
+                    raise Unavailable(away, retry_after_s=2.0) from None
             else:
                 self._page(connection, request)
         except BastideError as error:
-            self._tell(connection, request, exchange, splice, error)
+            self._tell(connection, request, exchange, passed, error)
         except asyncio.CancelledError:
             # The client left, or the worker ends: whoever still listens is told.
             if connection.is_open:
@@ -189,7 +185,7 @@ class Gateway:
                     connection,
                     request,
                     exchange,
-                    splice,
+                    passed,
                     Unavailable("this gateway restarts; try again", retry_after_s=1.0),
                 )
             connection.abort_soon()
@@ -197,7 +193,7 @@ class Gateway:
         except Exception as error:
             # The kind and the place of a fault are logged, never its text: that may hold what a user said.
             _log.error("%s at %s", type(error).__name__, _place(error))
-            self._tell(connection, request, exchange, splice, InternalError("the gateway failed; its log says where"))
+            self._tell(connection, request, exchange, passed, InternalError("the gateway failed; its log says where"))
         finally:
             connection.finish(request)
 
@@ -206,27 +202,42 @@ class Gateway:
         connection: ClientConnection,
         request: Request,
         exchange: Exchange | None,
-        splice: Splice | Relay | AppCall | None,
+        passed: Relay | AppCall | None,
         error: BastideError,
     ) -> None:
         self.errors_total[error.code] = self.errors_total.get(error.code, 0) + 1
         if exchange is not None:
             exchange.answer.error(error)
-        elif splice is not None and splice.has_head:
+        elif passed is not None and passed.has_head:
             connection.abort()  # an answer that breaks off must not look complete
         else:
             headers, body = wire.error_parts(error)
             headers += b"x-request-id: %b\r\n" % request.identity
             connection.write(wire.whole(error.status, headers, body, request.closes, request.method == "HEAD"))
 
-    def _upload(self, connection: ClientConnection, request: Request) -> Relay:
-        """To control, as it comes."""
-        lines = [request.method.encode(), b" ", request.target, b" HTTP/1.1\r\n"]
+    def _leads(self, request: Request) -> tuple[Endpoint, tuple[tuple[bytes, bytes], ...], str] | None:
+        """Of a request that another part of Bastide answers: where it is, who asks (told where it trusts us), what to say where it is away."""
+        if self._doors is not None and (request.path.startswith(_DOORS) or _own_origin(request)):
+            return self._doors, (), _SANDBOXES_AWAY
+        if self._sandboxes is not None and _is_below(request.path, _SANDBOX_PAGES):
+            assert request.caller is not None
+            return self._sandboxes, _who(request.caller), _SANDBOXES_AWAY
+        if request.path in _CONTROL_PAGES or request.path.startswith("/api/v1/"):
+            return self._control, (), _CONTROL_AWAY
+        return None
+
+    def _relay(self, connection: ClientConnection, request: Request, who: tuple[tuple[bytes, bytes], ...]) -> Relay:
+        target = request.target
+        if (token := _own_origin(request)) is not None:
+            target = b"/o/%b%b" % (token, target)
+        lines = [request.method.encode(), b" ", target, b" HTTP/1.1\r\n"]
         for name, value in request.headers:
-            if name not in HOP_BY_HOP:
+            if name not in HOP_BY_HOP and not name.startswith(b"x-bastide-key-"):  # nobody else may say who asks
                 lines += (name, b": ", value, b"\r\n")
+        for name, value in who:
+            lines += (name, b": ", value, b"\r\n")
         told = b"x-request-id: %b\r\n" % request.identity
-        return Relay(self.pool, connection, request, b"".join(lines), told, self.settings.limits)
+        return Relay(self.pool, connection, request, b"".join(lines), told, self.settings.limits, is_ours=True)
 
     def _caller(self, request: Request, own: bytes | None = None) -> KeyGrant:
         """The key that asks. `own`: it was found elsewhere than in the Authorization header."""
@@ -280,6 +291,15 @@ class Gateway:
 
 def _is_below(path: str, pages: tuple[str, ...]) -> bool:
     return any(path == page or path.startswith(page + "/") for page in pages)
+
+
+def _own_origin(request: Request) -> bytes | None:
+    """The token of a signed address that is a host name: its pages have an origin of their own."""
+    host = request.header(b"host")
+    if host is None or not host.startswith(b"s-"):
+        return None
+    label, _, rest = host.partition(b".")
+    return label[2:] if rest.partition(b":")[0] == b"localhost" and label[2:].isalnum() else None
 
 
 def _who(grant: KeyGrant) -> tuple[tuple[bytes, bytes], ...]:

@@ -35,14 +35,16 @@ class NotReached(EngineLost):
 class Relay:
     """`head`: the request's head, up to what says how long its body is. `told`: header lines of ours for the answer.
 
-    `is_wanted_back`: whether its instance is to be let go. An answer is finished first; a tunnel has no end of its own, and
+    `is_ours`: what answers is a part of Bastide, which keeps idle connections open: one is used for any request, and an answer takes
+    as long as it takes (a log is followed for days). `is_wanted_back`: whether its instance is to be let go. An answer is finished first; a tunnel has no end of its own, and
     is given `limits.tunnel_drain_s`.
     """
 
     def __init__(
         self, pool: Pool, connection: ClientConnection, request: Request, head: bytes, told: bytes,
-        limits: GatewayLimits, is_wanted_back: Callable[[], bool] = lambda: False,
+        limits: GatewayLimits, is_wanted_back: Callable[[], bool] = lambda: False, is_ours: bool = False,
     ) -> None:  # fmt: skip
+        self._is_ours = is_ours
         self._tunnel_drain_s, self._is_wanted_back = limits.tunnel_drain_s, is_wanted_back
         self._pool, self._connection, self._request, self._head, self._told = pool, connection, request, head, told
         self._upstream: Upstream | None = None
@@ -50,7 +52,7 @@ class Relay:
         self._chunks_in = self._chunks_out = False
         self.has_head = False
         self.is_tunnel = False
-        self._deadline = time.monotonic() + limits.answer_s_max
+        self._deadline = _NEVER if is_ours else time.monotonic() + limits.answer_s_max
 
     @property
     def deadline(self) -> float:
@@ -63,7 +65,7 @@ class Relay:
         """Until the answer is complete. Raises EngineLost; nothing has reached the client then unless `has_head`."""
         request = self._request
         self._pool.watch(self)
-        upstream = self._pool.take(endpoint) if self._may_repeat else None
+        upstream = self._pool.take(endpoint) if self._may_repeat or self._is_ours else None
         try:
             while True:
                 fresh = upstream is None
@@ -71,7 +73,7 @@ class Relay:
                     upstream = await self._open(endpoint)
                 self._upstream = upstream
                 self._connection.listen(self)
-                upstream.begin(self._head + self._framing(), self)
+                upstream.send(self._head + self._framing(), request.body, self)
                 if request.feed is not None and not request.upgrades:
                     request.feed.attach(self)
                 try:
@@ -94,7 +96,9 @@ class Relay:
     @property
     def _may_repeat(self) -> bool:
         feed = self._request.feed
-        return self._request.method in ("GET", "HEAD") and (feed is None or (feed.is_over and not feed.arrived_bytes))
+        if feed is None:
+            return self._request.method in ("GET", "HEAD") and not self._request.body
+        return self._request.method in ("GET", "HEAD") and feed.is_over and not feed.arrived_bytes
 
     async def _open(self, endpoint: Endpoint) -> Upstream:
         try:
@@ -107,6 +111,8 @@ class Relay:
         request = self._request
         if request.upgrades:
             return b"connection: upgrade\r\nupgrade: %b\r\n\r\n" % (request.header(b"upgrade") or b"")
+        if request.feed is None:  # it is here whole
+            return b"content-length: %d\r\n\r\n" % len(request.body) if request.body else b"\r\n"
         length = request.header(b"content-length")
         if length is not None:
             return b"content-length: %b\r\n\r\n" % length

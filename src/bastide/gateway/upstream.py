@@ -26,12 +26,16 @@ CONNECT_S_MAX = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an upstream listens: a Unix socket (`path`), or `host` and `port`, with TLS where `tls`."""
+    """Where an upstream listens: a Unix socket (`path`), or `host` and `port`, with TLS where `tls`.
+
+    `once`: a connection there is for one request and never used again, whatever the answer says: it may lead somewhere else next time.
+    """
 
     path: str = ""
     host: str = ""
     port: int = 0
     tls: bool = False
+    once: bool = False
 
     @staticmethod
     def parse(address: str) -> Endpoint:
@@ -299,6 +303,9 @@ class Pool:
         return upstream
 
     def put(self, upstream: Upstream) -> None:
+        if upstream.endpoint.once:
+            upstream.close()
+            return
         upstream.idle_since = time.monotonic()
         idle = self._idle.setdefault(upstream.endpoint, deque())
         idle.append(upstream)

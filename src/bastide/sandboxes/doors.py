@@ -10,12 +10,13 @@ import contextlib
 import json
 
 from bastide.domain.errors import BastideError, InvalidRequest
+from bastide.egress.proxy import pour
 from bastide.sandboxes.house import House
 
 HEAD_BYTES_MAX = 65536
 HEAD_S_MAX = 30.0
 PREFIX = "/s/"
-POUR_BYTES = 1 << 16
+OWN = "/o/"  # the same where the address is a host name of its own: nothing is taken off
 
 
 class Doors:
@@ -49,21 +50,14 @@ class Doors:
                 inside, outside = line.streams()
                 outside.write(rewritten)
                 await outside.drain()
-                said = asyncio.ensure_future(_pour(reader, outside))
+                said = asyncio.ensure_future(pour(reader, outside))
                 try:
-                    await _pour(inside, writer)  # once the inside has ended, what the client may still say goes nowhere
+                    await pour(inside, writer)  # once the inside has ended, what the client may still say goes nowhere
                 finally:
                     said.cancel()
+                    await asyncio.gather(said, return_exceptions=True)
             finally:
                 line.close()
-
-
-async def _pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(POUR_BYTES):
-            target.write(data)
-            await target.drain()
-        target.write_eof()
 
 
 def rewrite(head: bytes) -> tuple[bytes, str]:
@@ -73,7 +67,7 @@ def rewrite(head: bytes) -> tuple[bytes, str]:
         method, target, _ = lines[0].decode("latin-1").split(" ")
     except ValueError:
         raise InvalidRequest("this is no HTTP request") from None
-    if not target.startswith(PREFIX):
+    if not target.startswith((PREFIX, OWN)):
         raise InvalidRequest("this address leads nowhere")
     token, _, rest = target[len(PREFIX) :].partition("/")
     token, question, query = token.partition("?")
@@ -81,7 +75,8 @@ def rewrite(head: bytes) -> tuple[bytes, str]:
     upgrades = any(line.lower().startswith(b"upgrade:") for line in lines[1:])
     dropped = (b"x-bastide-", b"x-forwarded-prefix:", *(() if upgrades else (b"connection:",)))
     kept = [line for line in lines[1:] if not line.lower().startswith(dropped)]
-    kept.append(b"X-Forwarded-Prefix: " + f"{PREFIX}{token}".encode())
+    if target.startswith(PREFIX):
+        kept.append(b"X-Forwarded-Prefix: " + f"{PREFIX}{token}".encode())
     if not upgrades:
         kept.append(b"Connection: close")
     first = f"{method} {path} HTTP/1.1".encode("latin-1")

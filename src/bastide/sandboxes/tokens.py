@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import os
 import secrets
+import struct
 from pathlib import Path
 
 from bastide.domain.errors import Forbidden
 from bastide.ports.clock import Clock
 
 TOKEN_S_MAX = 7 * 24 * 3600.0
+IDENTITY_PREFIX = "sb-"
+SAID = struct.Struct(">QHI")  # the sandbox, the port, when it expires
+SEAL_BYTES = 18
 
 
 class Tokens:
@@ -31,24 +34,32 @@ class Tokens:
         self._key = file.read_bytes()
 
     def sign(self, sandbox: str, port: int, lasts_s: float) -> tuple[str, float]:
-        """(token, when it expires)."""
+        """(token, when it expires). A token is one label of a host name: small letters and digits, 52 of them."""
         expires_s = self._clock.now_s() + lasts_s
-        said = _text(json.dumps([sandbox, port, int(expires_s)], separators=(",", ":")).encode())
-        return f"{said}.{self._seal(said)}", expires_s
+        said = SAID.pack(int(sandbox.removeprefix(IDENTITY_PREFIX), 16), port, int(expires_s))
+        return _text(said + self._seal(said)), expires_s
 
     def open(self, token: str) -> tuple[str, int]:
         """(sandbox, port). Raises Forbidden where it was not made here, or has expired."""
-        said, _, seal = token.partition(".")
-        if not seal or not hmac.compare_digest(seal, self._seal(said)):
+        try:
+            data = base64.b32decode(token.upper() + "=" * (-len(token) % 8))
+        except ValueError:
+            data = b""
+        said, seal = data[: SAID.size], data[SAID.size :]
+        if (
+            len(data) != SAID.size + SEAL_BYTES
+            or _text(data) != token
+            or not hmac.compare_digest(seal, self._seal(said))
+        ):
             raise Forbidden("this address was not made here")
-        sandbox, port, expires_s = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
+        number, port, expires_s = SAID.unpack(said)
         if self._clock.now_s() >= expires_s:
             raise Forbidden("this address has expired; ask for a new one")
-        return str(sandbox), int(port)
+        return f"{IDENTITY_PREFIX}{number:016x}", port
 
-    def _seal(self, said: str) -> str:
-        return _text(hmac.digest(self._key, said.encode(), hashlib.sha256)[:18])
+    def _seal(self, said: bytes) -> bytes:
+        return hmac.digest(self._key, said, hashlib.sha256)[:SEAL_BYTES]
 
 
 def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return base64.b32encode(data).rstrip(b"=").decode().lower()

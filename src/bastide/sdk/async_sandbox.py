@@ -85,8 +85,8 @@ class AsyncSandbox:
     async def processes(self) -> tuple[Json, ...]:
         return await asyncio.to_thread(self._sandbox.processes)
 
-    async def url(self, port: int, expires_in: float = 3600.0) -> str:
-        return await asyncio.to_thread(self._sandbox.url, port, expires_in)
+    async def url(self, port: int, expires_in: float = 3600.0, *, own_origin: bool = False) -> str:
+        return await asyncio.to_thread(self._sandbox.url, port, expires_in, own_origin=own_origin)
 
     async def snapshot(self, name: str = "") -> Snapshot:
         return await asyncio.to_thread(self._sandbox.snapshot, name)

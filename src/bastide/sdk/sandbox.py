@@ -243,9 +243,14 @@ class Sandbox:
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
-    def url(self, port: int, expires_in: float = 3600.0) -> str:
-        """An address that leads to a port inside, for whoever has it, until it expires."""
-        return str(self._post("/url", {"port": port, "expires_in": expires_in})["url"])
+    def url(self, port: int, expires_in: float = 3600.0, *, own_origin: bool = False) -> str:
+        """An address that leads to a port inside, for whoever has it, until it expires. WebSockets pass.
+
+        `own_origin`: a host name of its own below localhost, for pages in a browser: links from `/` work, and no other page
+        reads what they keep. Without, a path of Bastide's own address, which every client resolves.
+        """
+        made = self._post("/url", {"port": port, "expires_in": expires_in})
+        return str(made["own_origin_url" if own_origin else "url"])
 
     def snapshot(self, name: str = "") -> Snapshot:
         """Save it, processes and all, while it runs on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -224,9 +225,12 @@ async def fork(body: ForkBody, live: TheLive, house: TheHouse, asked: TheCaller)
 
 @router.post("/sandboxes/{sandbox}/url")
 async def url(body: UrlBody, live: TheLive, house: TheHouse) -> dict[str, Any]:
-    """An address that leads to a port inside, for whoever has it, until it expires."""
+    """Two addresses that lead to a port inside, for whoever has one, until they expire. `own_origin_url` is a host name of its own:
+    what its pages keep in a browser, no other page can read."""
     token, expires_s = house.tokens.sign(live.sandbox.sandbox, body.port, body.expires_in)
-    return {"url": f"{house.settings.url}/s/{token}/", "expires_s": expires_s}
+    parts = urlsplit(house.settings.url)
+    own = f"{parts.scheme}://s-{token}.localhost" + (f":{parts.port}" if parts.port else "") + "/"
+    return {"url": f"{house.settings.url}/s/{token}/", "own_origin_url": own, "expires_s": expires_s}
 
 
 @router.get("/snapshots")
