@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bastide.control import apps
+from bastide.control import apps, sandboxkeys
 from bastide.control.jobs import Jobs
 from bastide.control.loop import ControlLoop
 from bastide.control.routing import table
@@ -30,6 +30,7 @@ from bastide.ports.weights import Weights
 # Several changes make one push. The first goes out at once; after it comes a pause, longer where tables are dear:
 # at most a tenth of the time goes into them, however many services there are and however fast they change.
 PUSH_S = 0.02
+SANDBOXES_ROLE = "sandboxes"  # what that process says it is, on a line of its own
 PUSH_PAUSES = 9.0
 PUSH_TAKEN_S_MAX = 2.0
 REDIAL_S = 0.2
@@ -107,6 +108,7 @@ class Control:
     def revoke_key(self, key_id: str) -> KeyGrant:
         grant = self.store.revoke_key(key_id, self.clock.now_s())
         self.keys[grant.key_hash] = grant
+        sandboxkeys.drop_of_maker(self, key_id)
         self.routes_changed()
         return grant
 
@@ -175,6 +177,8 @@ class Control:
                 await link.call("routes", body)
 
     def came(self, link: Link) -> None:
+        if link.peer.get("role") == SANDBOXES_ROLE:
+            return
         self.gateways[link] = link.peer
         self._revision += 1
         link.tell("routes", msgspec.to_builtins(self.routes()))
@@ -184,7 +188,12 @@ class Control:
         self.loads.pop(str(peer.get("worker", "")), None)
 
     async def handle(self, link: Link, verb: str, body: Body, note: Notify) -> Body:
-        """Verbs of gateways: `slice`, `load`, `decisions`."""
+        """Verbs of gateways: `slice`, `load`, `decisions`; and of sandboxes, about their keys."""
+        if link.peer.get("role") == SANDBOXES_ROLE:
+            if verb == "sandbox key":
+                return await sandboxkeys.made(self, body)
+            if verb == "drop sandbox keys":
+                return sandboxkeys.dropped(self, body)
         if verb == "slice":
             grant = next((key for key in self.keys.values() if key.key_id == body["key_id"]), None)
             if grant is None:

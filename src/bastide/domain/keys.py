@@ -41,6 +41,11 @@ class KeyGrant:
     expires_at_s: float | None = None
     created_at_s: float = 0.0
     revoked_at_s: float | None = None
+    account: str = ""  # the key whose limits, budget and line in the ledger it shares; empty: its own
+
+    @property
+    def billed_to(self) -> str:
+        return self.account or self.key_id
 
     def refuses(self, now_s: float) -> str | None:
         """Why this key may not be used now, or None where it may."""

@@ -87,9 +87,9 @@ class Accounts:
 
     def admit(self, grant: KeyGrant, estimate: int, now_s: float) -> Ticket:
         """Take one request of this key's rates. RateLimited says which limit, and when to come back."""
-        account = self._accounts.get(grant.key_id)
+        account = self._accounts.get(grant.billed_to)
         if account is None:
-            account = self._accounts[grant.key_id] = Account(grant.key_id)
+            account = self._accounts[grant.billed_to] = Account(grant.billed_to)
         limits = grant.limits
         if limits.in_flight_max is not None and account.in_flight >= self._share(limits.in_flight_max):
             raise RateLimited(

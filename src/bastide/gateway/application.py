@@ -90,7 +90,7 @@ class Gateway:
         for name in [name for name in self.queues if name not in here]:
             self.queues.pop(name).end()
         self.fleet.keep(wanted)
-        self.accounts.keep({grant.key_id for grant in table.keys})
+        self.accounts.keep({grant.billed_to for grant in table.keys})
 
     def load(self) -> Body:
         """What control is told of this worker's load."""

@@ -205,7 +205,7 @@ class AppCall:
     def _book(self, outcome: Outcome) -> None:
         """A request to an app costs no tokens, but it is counted."""
         route, ledger = self._door.route, self._gateway.ledger
-        key = self._grant.key_id if self._grant is not None else PUBLIC
+        key = self._grant.billed_to if self._grant is not None else PUBLIC
         now = time.monotonic()
         ledger.settle(
             Settlement(

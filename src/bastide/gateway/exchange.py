@@ -118,7 +118,7 @@ class Exchange:
     async def _served_by(self, service: ServiceRoute, bound_pico: int) -> int:
         """Forward to one service until it answers, fails for good, or the attempts are used up. Returns the cost."""
         queue = None if service.outside is not None else self._gateway.queues[service.project, service.service]
-        event = _Event(self._gateway, service, self._call.model, self._grant.key_id, bound_pico)
+        event = _Event(self._gateway, service, self._call.model, self._grant.billed_to, bound_pico)
         try:
             return await self._tried(queue, service, event)
         finally:

@@ -56,6 +56,7 @@ class House(Saving):
                 await self.boxes.end_stranger(name)
         await asyncio.to_thread(self.boxes.sweep, frozenset(kept))
         self.exits.sweep(frozenset(kept))
+        self.keys.keep(frozenset(self.live))
         self.snapshots.recover({live.sandbox.image for live in self.live.values() if live.sandbox.image})
 
     async def run(self) -> None:
@@ -75,10 +76,12 @@ class House(Saving):
             for live in list(self.live.values()):
                 if live.sandbox.phase is not SandboxPhase.PAUSED:
                     self.records.forget(live.sandbox.sandbox)
+                    self.keys.drop(live.sandbox.sandbox)
             for running in list(self.boxes.running.values()):
                 with contextlib.suppress(BastideError, OSError):
                     await self.boxes.end(running.box)
         await self.boxes.close(end_boxes=end_boxes)
+        await self.keys.close()
         await self.exits.close()
         self.exits.sweep(frozenset(self.boxes.running) if not end_boxes else frozenset())
         self._meter.close()
@@ -150,17 +153,19 @@ class House(Saving):
         )
         try:
             await self.exits.open(box.name, project, spec.egress)
-            told = {**environment, "BASTIDE_SANDBOX": identity}
+            own = await self.keys.environment(identity, project, key_id, spec.egress, environment)
+            told = {**own, **environment, "BASTIDE_SANDBOX": identity}
             await self.boxes.tell(box.name, {"op": "settle", "env": told})
             await asyncio.to_thread(self.records.keep, sandbox.sandbox, lambda: sandbox)
         except BaseException:
-            await asyncio.shield(self._undo(box))
+            await asyncio.shield(self._undo(identity, box))
             raise
         self._take(sandbox, now_s)
         self._changed.set()
         return sandbox
 
-    async def _undo(self, box: Box) -> None:
+    async def _undo(self, identity: str, box: Box) -> None:
+        self.keys.drop(identity)
         await self.exits.shut(box.name)
         await self.boxes.end(box)
 
@@ -238,6 +243,7 @@ class House(Saving):
         _log.info("sandbox %s ends: %s", sandbox.sandbox, reason)
         now_s = self._clock.now_s()
         self._account(live, now_s)
+        self.keys.drop(sandbox.sandbox)
         # The record goes first: once it is gone the sandbox has ended, and a restart clears what is left of it.
         await asyncio.to_thread(self.records.forget, sandbox.sandbox)
         running = self.boxes.running.get(sandbox.box)

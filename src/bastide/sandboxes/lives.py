@@ -15,6 +15,7 @@ from bastide.egress.exits import Exits
 from bastide.ports.clock import Clock
 from bastide.ports.vault import Vault
 from bastide.sandboxes.boxes import Boxes
+from bastide.sandboxes.keys import Keys
 from bastide.sandboxes.meter import SandboxMeter
 from bastide.sandboxes.pool import Kind, Pool
 from bastide.sandboxes.records import Records
@@ -53,7 +54,9 @@ class Lives:
         tokens: Tokens,
         tiers: tuple[TierReport, ...],
         clock: Clock,
+        keys: Keys,
     ) -> None:
+        self.keys = keys
         self.tokens, self.tiers = tokens, tiers
         self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
         self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock

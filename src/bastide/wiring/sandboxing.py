@@ -13,16 +13,20 @@ from urllib.parse import urlsplit
 from bastide.adapters.clock import SystemClock
 from bastide.adapters.isolation.folders import interpreter
 from bastide.adapters.journal.file import FileJournalWriter
+from bastide.adapters.link.unix import connect
 from bastide.adapters.runtime.keeperlink import KeeperLink
 from bastide.adapters.vault.aead import FileKeyVault
+from bastide.domain.errors import InvalidRequest
 from bastide.domain.isolation import Tier, TierReport
 from bastide.domain.lifecycle import Rung
 from bastide.egress.exits import Exits
 from bastide.egress.sets import sets
+from bastide.ports.link import Body, Link, Notify
 from bastide.sandboxes.boxes import Boxes
 from bastide.sandboxes.doors import HEAD_BYTES_MAX, Doors
 from bastide.sandboxes.house import House
 from bastide.sandboxes.http.application import application
+from bastide.sandboxes.keys import AskControl, Keys
 from bastide.sandboxes.meter import SandboxMeter
 from bastide.sandboxes.records import Records
 from bastide.sandboxes.settings import SandboxSettings
@@ -114,4 +118,24 @@ def _house(launch: Launch, places: Places, boxes: Boxes, reports: tuple[TierRepo
         Tokens(places.sandboxes / "addresses.key", clock),
         reports,
         clock,
+        Keys(_ask_control(places)),
     )
+
+
+def _ask_control(places: Places) -> AskControl:
+    """A line for one question: few sandboxes need a key, and control may be another one by the next."""
+
+    async def ask(verb: str, body: Body) -> Body:
+        line = await connect(places.control_socket, {"role": "sandboxes"}, _nothing)
+        reading = asyncio.ensure_future(line.run())
+        try:
+            return await line.call(verb, body)
+        finally:
+            await line.close()
+            await reading
+
+    return ask
+
+
+async def _nothing(link: Link, verb: str, body: Body, note: Notify) -> Body:
+    raise InvalidRequest("nothing is asked this way")
