@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastide.policy.room import CannotFit, Fits, GiveWay, Resident, WaitForRoom, make_room, quantum_s
+from bastide.policy.room import (
+    SWAPPING_S_MAX,
+    CannotFit,
+    Fits,
+    GiveWay,
+    Resident,
+    WaitForRoom,
+    make_room,
+    quantum_s,
+    swapping,
+    turn,
+)
 
 MIB = 2**20
 
@@ -62,8 +74,25 @@ def test_what_never_fits_is_refused_at_once() -> None:
 
 def test_a_newcomer_keeps_its_place_for_a_quantum() -> None:
     fresh = (replace(A, resident_s=0.2, idle_s=0.2), replace(B, resident_s=0.5, idle_s=0.5))
-    decision = make_room(60 * MIB, 30 * MIB, fresh)
+    decision = make_room(60 * MIB, 30 * MIB, fresh, swapping_s=SWAPPING_S_MAX)
     assert isinstance(decision, WaitForRoom) and 0 < decision.look_again_s <= 1.0
+
+
+def test_while_little_went_into_swaps_nobody_waits_for_one_that_is_idle() -> None:
+    fresh = (replace(A, resident_s=0.2, idle_s=0.2), replace(B, resident_s=0.05, idle_s=0.05))
+    decision = make_room(60 * MIB, 30 * MIB, fresh)
+    assert isinstance(decision, GiveWay) and decision.victims == ("a",), "b was only just woken"
+    assert swapping(2.0, 10.0) == 1.0 and swapping(2.0, 60.0) == 0.0, "a tenth of the time is allowed for it"
+
+
+def test_turns_go_round_the_projects() -> None:
+    """One with many services that wait, one with a single one that comes later."""
+    served = 0.0
+    many = list(itertools.accumulate(range(50), lambda last, _: turn(served, last), initial=turn(served, None)))
+    assert many == sorted(many) and turn(served, None) == served <= many[1]
+    served = many[10]
+    assert turn(served, None) <= many[11], "whoever comes new waits for one of the others at most"
+    assert turn(served, many[-1]) > many[-1], "and who floods waits behind his own"
 
 
 def test_a_busy_one_is_drained_only_after_its_quantum() -> None:

@@ -254,6 +254,9 @@ class Moves(NodeState):
                 self._out.append(Changed(instance))
             elif isinstance(decision, room.GiveWay):
                 self._out.append(Tell(tokens, f"making room: {decision.reason}"))
+                lately_s = room.swapping(self._swapped_s, now_s - self._swapped_at_s)
+                self._swapped_s = lately_s + self._cost(record, record.phase.rung or Rung.OFF).wake_s
+                self._swapped_at_s = now_s
                 for victim in decision.victims:
                     self._give_way(self.records[victim], record, victim in decision.drain, decision.reason, now_s)
                 # A victim without leases went at once, or its record may already hold less: look again on `rested`.

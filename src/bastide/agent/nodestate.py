@@ -40,6 +40,7 @@ class NodeState:
         self.habits = Habits()
         self.records: dict[str, Record] = {}
         self._queue: list[str] = []
+        self._swapped_s, self._swapped_at_s = 0.0, 0.0  # what went into swaps lately, and as of when
         self._served = 0.0  # the turn that was served last
         self._turns: dict[str, float] = {}  # by project: the last one given
         self._due: list[tuple[float, str]] = []
@@ -119,7 +120,8 @@ class NodeState:
             )
         own = self.records.get(instance)
         free_budget = self.settings.budget_bytes - (self._charge(own) if own is not None else 0)
-        return self.rules.make_room(free_budget, need, tuple(residents), leaving)
+        swapping_s = room.swapping(self._swapped_s, now_s - self._swapped_at_s)
+        return self.rules.make_room(free_budget, need, tuple(residents), leaving, swapping_s)
 
     def _plan_sleep(self, record: Record) -> None:
         """Its costs or settings may be others now."""

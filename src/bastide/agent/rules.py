@@ -31,9 +31,14 @@ class Rules:
         return sleep.ladder(settings, costs, available)
 
     def make_room(
-        self, budget_bytes: int, need_bytes: int, residents: tuple[room.Resident, ...], leaving_bytes: int
+        self,
+        budget_bytes: int,
+        need_bytes: int,
+        residents: tuple[room.Resident, ...],
+        leaving_bytes: int,
+        swapping_s: float,
     ) -> room.RoomDecision:
-        return room.make_room(budget_bytes, need_bytes, residents, leaving_bytes)
+        return room.make_room(budget_bytes, need_bytes, residents, leaving_bytes, swapping_s)
 
     def turn(self, served: float, last: float | None) -> float:
         return room.turn(served, last)

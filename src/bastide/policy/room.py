@@ -2,8 +2,8 @@
 
 One device has a budget of bytes. Somebody wants to wake and needs some. Idle residents give way first, by the least
 regret per byte: the demand expected of them (policy/keepalive.py) times what waking them costs. Nobody with a request in flight
-gives way. To bound thrash, a resident keeps its place for a quantum once it is in, however many want it; to bound
-waiting, when its quantum is over and somebody waits, a busy resident is drained (its next requests wait) and goes.
+gives way. To bound thrash, a resident keeps its place for a quantum once it is in, however many want it, unless it is idle
+and little time went into swapping lately: then it is better that nobody waits. To bound waiting, when its quantum is over and somebody waits, a busy resident is drained (its next requests wait) and goes.
 Who waits is served by turns, so that no project can starve another (`turn`).
 """
 
@@ -15,10 +15,9 @@ from bastide.domain.units import format_bytes, format_duration
 
 QUANTUM_S_MIN = 5.0
 QUANTUM_S_MAX = 60.0
-# A stay must be worth its wake: at most a tenth of the time goes into swapping.
+# A stay must be worth its wake: at most a tenth of the time goes into swapping, but for so many seconds of it in advance.
 QUANTUM_WAKES = 10.0
-# Idle residents may go sooner, but two requests a moment apart should find it awake.
-IDLE_QUANTUM_S_MIN = 1.0
+SWAPPING_S_MAX = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,16 @@ def quantum_s(wake_s: float) -> float:
     return min(QUANTUM_S_MAX, max(QUANTUM_S_MIN, QUANTUM_WAKES * wake_s))
 
 
-def idle_quantum_s(wake_s: float) -> float:
-    """How long an idle one keeps its place: swaps stay bounded, at most a tenth of the time goes into them."""
-    return min(QUANTUM_S_MAX, max(IDLE_QUANTUM_S_MIN, QUANTUM_WAKES * wake_s))
+def idle_quantum_s(wake_s: float, swapping_s: float) -> float:
+    """How long an idle one keeps its place. `swapping_s`: what went into swaps lately, as `swapping` counts."""
+    if swapping_s + wake_s <= SWAPPING_S_MAX:
+        return min(QUANTUM_S_MAX, wake_s)  # or waking it was for nothing
+    return min(QUANTUM_S_MAX, QUANTUM_WAKES * wake_s)
+
+
+def swapping(before_s: float, since_s: float) -> float:
+    """What went into swaps lately, `since_s` after it was `before_s`: a tenth of the time is allowed for it."""
+    return max(0.0, before_s - since_s / QUANTUM_WAKES)
 
 
 def turn(served: float, last: float | None) -> float:
@@ -91,9 +97,14 @@ def turn(served: float, last: float | None) -> float:
 
 
 def make_room(
-    budget_bytes: int, need_bytes: int, residents: tuple[Resident, ...], leaving_bytes: int = 0
+    budget_bytes: int,
+    need_bytes: int,
+    residents: tuple[Resident, ...],
+    leaving_bytes: int = 0,
+    swapping_s: float = 0.0,
 ) -> RoomDecision:
-    """Whether `need_bytes` more fit, and who gives way if not. `leaving_bytes`: already on their way out."""
+    """Whether `need_bytes` more fit, and who gives way if not. `leaving_bytes`: already on their way out. `swapping_s`:
+    seconds that went into swaps lately, as `swapping` counts."""
     held = sum(resident.held_bytes for resident in residents)
     missing = held + need_bytes - budget_bytes
     if missing <= 0:
@@ -108,7 +119,7 @@ def make_room(
         return WaitForRoom(1.0, "somebody is already giving way")
     missing -= leaving_bytes
     may_go = [r for r in residents if not r.pinned and not r.moving and r.freed_bytes > 0]
-    idle = [r for r in may_go if r.in_flight == 0 and r.resident_s >= idle_quantum_s(r.wake_s)]
+    idle = [r for r in may_go if r.in_flight == 0 and r.resident_s >= idle_quantum_s(r.wake_s, swapping_s)]
     chosen = _cheapest(idle, missing)
     if chosen is not None:
         return GiveWay(tuple(r.instance for r in chosen), (), "; ".join(_why(r) for r in chosen))
@@ -118,7 +129,7 @@ def make_room(
         drain = tuple(r.instance for r in chosen if r.in_flight > 0)
         return GiveWay(tuple(r.instance for r in chosen), drain, "; ".join(_why(r) for r in chosen))
     waits = [
-        max(0.0, (idle_quantum_s(r.wake_s) if r.in_flight == 0 else quantum_s(r.wake_s)) - r.resident_s)
+        max(0.0, (idle_quantum_s(r.wake_s, swapping_s) if r.in_flight == 0 else quantum_s(r.wake_s)) - r.resident_s)
         for r in may_go
         if r not in ready
     ]

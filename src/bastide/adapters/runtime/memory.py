@@ -28,6 +28,7 @@ class Costs:
     )
     held_bytes: int = 40 * 2**20
     light_bytes: int = 4 * 2**20
+    canary_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -160,6 +161,8 @@ class MemoryRuntime(Runtime):
     async def canary(self, instance: str) -> tuple[str, EngineCounters]:
         if not self.is_awake(instance):
             raise EngineLost(f"{instance} is not awake")
+        if self._of(instance).canary_s:
+            await self._spend(self._of(instance).canary_s)
         self.work(instance, CANARY.input_tokens, CANARY.output_tokens)
         if instance in self.faults.canary_differs:
             self.faults.canary_differs.discard(instance)
