@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from bastide.cli.context import JsonOption
 from bastide.cli.show import err, out, table
-from bastide.domain.errors import BastideError, Unsupported
+from bastide.domain.errors import BastideError, InvalidRequest, Unsupported
 
 
 class _ScenarioOrCommand(TyperGroup):
