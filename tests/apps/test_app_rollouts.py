@@ -104,6 +104,7 @@ def test_the_same_again_changes_nothing(town: Town) -> None:
         ({"secrets": ["nobody-set"]}, "secrets set nobody-set"),
         ({"egress": ["everywhere"]}, "neither a name with a dot"),
         ({"volumes": [{"name": "a", "path": "/a"}], "replicas": "0..2"}, "one replica"),
+        ({"target": {"rps": 3}}, "one replica at most"),
     ],
 )
 def test_what_can_t_be_enforced_is_refused(town: Town, spec: dict[str, object], said: str) -> None:

@@ -65,7 +65,7 @@ def test_every_word_is_understood() -> None:
         ("{app: ., domains: [here]}", "no host name"),
         ("{app: ., isolation: process}", "not one of"),
         ("{app: ., health: {path: health}}", "no path"),
-        ("{app: ., target: {rps: 3}}", "not here yet"),
+        ("{app: ., target: {p95_ms: 0}, replicas: 0..3}", "p95_ms"),
     ],
 )
 def test_what_is_refused(line: str, said: str) -> None:

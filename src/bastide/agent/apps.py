@@ -19,6 +19,7 @@ from bastide.ports.clock import Clock
 from bastide.ports.link import Link, LinkLost
 
 CONFIDE_S_MAX = 15.0
+USE_EVERY_S = 2.0
 CONFIDE_EVERY_S = 0.05
 VISITOR = "visit-"  # what a visit's lease is held by
 
@@ -123,6 +124,56 @@ class Health:
             self._next.pop(instance, None)
             del self._bad[instance]
             await self._unwell(instance, f"was not well {health.failures} times in a row: {wrong}")
+
+
+class Use:
+    """Tells gateways how much processor those apps use that are scaled by it. No clock runs while none is awake."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        clock: Clock,
+        cpu_s: Callable[[str], Awaitable[float]],
+        gateways: Callable[[], Iterable[Link]],
+    ) -> None:
+        self._core, self._clock, self._cpu_s, self._gateways = core, clock, cpu_s, gateways
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._news = asyncio.Event()
+
+    def watch(self, instance: str) -> None:
+        """It has just begun to run."""
+        record = self._core.records.get(instance)
+        app = record.assignment.spec.app if record is not None else None
+        if app is not None and app.target.cpu is not None:
+            self._seen[instance] = (self._clock.monotonic_s(), -1.0)
+            self._news.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._news.clear()
+            for instance in list(self._seen):
+                await self._look(instance)
+            if not self._seen:
+                await self._news.wait()
+            await asyncio.sleep(USE_EVERY_S)
+
+    async def _look(self, instance: str) -> None:
+        record = self._core.records.get(instance)
+        if record is None or record.phase is not Phase.AWAKE:
+            del self._seen[instance]
+            return
+        try:
+            used_s = await self._cpu_s(instance)
+        except (BastideError, OSError):
+            return
+        now_s = self._clock.monotonic_s()
+        since_s, before_s = self._seen[instance]
+        self._seen[instance] = (now_s, used_s)
+        if before_s >= 0 and now_s > since_s:
+            cores = max(0.0, used_s - before_s) / (now_s - since_s)
+            for link in list(self._gateways()):
+                link.tell("cpu", {"instance": instance, "cores": round(cores, 3)})
 
 
 class Visits:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bastide.agent.apps import Health
+from bastide.agent.apps import Health, Use
 from bastide.agent.core import NodeCore
 from bastide.agent.engineroom import EngineRoom
 from bastide.domain.lifecycle import Phase
@@ -20,14 +20,17 @@ CHECK_AFTER_IDLE_S = 1.0
 class Checks:
     """`room`: where the asking is done; made after this, for it tells this of every engine that begins to run."""
 
-    def __init__(self, core: NodeCore, clock: Clock, room: Callable[[], EngineRoom], health: Callable[[], Health]):
-        self._core, self._clock, self._room, self._health = core, clock, room, health
+    def __init__(
+        self, core: NodeCore, clock: Clock, room: Callable[[], EngineRoom], watchers: Callable[[], tuple[Health, Use]]
+    ):
+        self._core, self._clock, self._room, self._watchers = core, clock, room, watchers
         self._unchecked: dict[str, float] = {}
         self._to_check = asyncio.Event()
 
     def soon(self, instance: str) -> None:
         self._unchecked[instance] = self._clock.now_s()
-        self._health().watch(instance)
+        for watcher in self._watchers():
+            watcher.watch(instance)
         self._to_check.set()
 
     def forget(self, instance: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bastide.agent.apps import VISITOR, Confidant, Health, Visits
+from bastide.agent.apps import VISITOR, Confidant, Health, Use, Visits
 from bastide.agent.books import Books
 from bastide.agent.checks import Checks
 from bastide.agent.core import NodeCore
@@ -67,7 +67,7 @@ class AgentService:
         self.settings = settings
         self.core = NodeCore(NodeSettings(settings.node, settings.budget_bytes, settings.available), rules)
         self._reports = Reports(self.core, settings.node)
-        self._checks = Checks(self.core, clock, lambda: self._room, lambda: self._health)
+        self._checks = Checks(self.core, clock, lambda: self._room, lambda: (self._health, self._use))
         self._runtime, self._engines, self._clock = runtime, engines, clock
         self._books = Books(settings.node, journal, clock)
         self._kept = Kept(settings.assignments_directory, settings.logs_directory, clock)
@@ -85,6 +85,7 @@ class AgentService:
             self._confidant.knows_all,
         )
         self._health = Health(self.core, clock, self._room.check, self._room.distrust)
+        self._use = Use(self.core, clock, runtime.cpu_s, lambda: self._gateways.values())
         self._visits = Visits()
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
@@ -117,6 +118,7 @@ class AgentService:
             group.create_task(self._reports.run())
             group.create_task(self._checks.run())
             group.create_task(self._health.run())
+            group.create_task(self._use.run())
 
     async def close(self, *, end_engines: bool) -> None:
         """End in order. `end_engines`: nobody will come back for them."""

@@ -12,7 +12,7 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bastide.domain.apps import secret_variable
+from bastide.domain.apps import Target, secret_variable
 from bastide.domain.errors import InvalidRequest, NotFound, Problem
 from bastide.domain.instances import InstanceReport
 from bastide.domain.isolation import Tier
@@ -150,6 +150,8 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
     for volume in app.volumes:
         if volume.bytes_max is not None and (refused := control.settings.volume_sizes_refused()) is not None:
             wrong("volumes", f"{volume.name!r}: {refused}")
+    if app.target != Target() and spec.replicas.most == 1:
+        wrong("target", "there is one replica at most, so nothing can be scaled; write for example `replicas: 0..4`")
     if app.volumes and spec.replicas.most > 1:
         wrong("replicas", "an app with volumes has one replica at most: two would write the same files")
     names = [given for given, _ in control.store.secrets(spec.project)]

@@ -71,5 +71,5 @@ def _route(service: DesiredService, agent_socket: str, open_secret: Callable[[st
         outside=outside,
         unavailable=unavailable,
         created_at_s=service.created_at_s,
-        app=AppRoute(spec.app.public, spec.app.domains) if spec.app is not None else None,
+        app=AppRoute(spec.app.public, spec.app.domains, spec.app.target) if spec.app is not None else None,
     )

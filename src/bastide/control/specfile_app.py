@@ -77,13 +77,6 @@ class AppReader(Reader):
             {"in_flight": (APP_IN_FLIGHT, whole(1, 10_000)), "rps": (None, a_number(0.01, 1e6)),
              "p95_ms": (None, a_number(1, 600_000)), "cpu": (None, a_number(0.01, 1024))},
         )  # fmt: skip
-        for key, why in (("rps", "rate"), ("p95_ms", "latency"), ("cpu", "processor use")):
-            if target[key] is not None:
-                self.wrong(
-                    tree.lines["target"],
-                    f"{name}.target.{key}",
-                    f"scaling by {why} is not here yet; use `target.in_flight`",
-                )
         egress = self.texts(tree, name, "egress")
         health = self.group(
             tree, name, "health",
@@ -102,7 +95,9 @@ class AppReader(Reader):
             config_files=self.config_files(tree, name),
             health=Health(health["path"], health["grace"], health["interval"], health["timeout"], health["failures"]),
             rollout=Rollout(self.leaf(tree, name, "rollout", "rolling", one_of(tuple(way.value for way in Rollout)))),
-            target=Target(),
+            target=Target(
+                target["rps"], target["p95_ms"] / 1000 if target["p95_ms"] is not None else None, target["cpu"]
+            ),
             volumes=self.volumes(tree, name),
             public=self.leaf(tree, name, "public", False, boolean),
             domains=tuple(self.each(tree, name, "domains", _domain)),

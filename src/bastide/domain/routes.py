@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bastide.domain.apps import Target
 from bastide.domain.keys import KeyGrant
 from bastide.domain.spec import HoldSettings, Price
 
@@ -30,10 +31,14 @@ class OutsideTarget:
 
 @dataclass(frozen=True, slots=True)
 class AppRoute:
-    """How an app is reached beside NAME.PROJECT.localhost and /apps/PROJECT/NAME/. `public`: who asks needs no key."""
+    """How an app is reached beside NAME.PROJECT.localhost and /apps/PROJECT/NAME/. `public`: who asks needs no key.
+
+    `target`: what one instance should carry, beside the requests in flight.
+    """
 
     public: bool = False
     domains: tuple[str, ...] = ()
+    target: Target = Target()
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,10 @@ class AppCall:
                     self._gateway.pool, self._connection, self._request, self._head(), told,
                     self._gateway.settings.limits, lambda slot=slot: slot.draining is not None,  # type: ignore[misc]
                 )  # fmt: skip
+                asked_s = time.monotonic()
                 await self._relay.run(lease.endpoint)
+                if queue.scaling is not None and self._relay.head_s is not None:
+                    queue.scaling.answered(self._relay.head_s - asked_s, self._relay.head_s)
                 return
             except EngineLost as error:
                 queue.errors_total += 1

@@ -6,14 +6,19 @@ First come, first served. A request in a queue is never forgotten: it is served,
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
+from bastide.domain.apps import Target
 from bastide.domain.errors import BastideError, QueueFull, Unavailable
 from bastide.domain.routes import ServiceRoute
 from bastide.gateway.fleet import Fleet, Slot
+from bastide.gateway.scaling import Scaling
 from bastide.policy import hold as hold_policy
 from bastide.policy.routing import Act, Candidate, Stance, pick
+
+NO_TARGET = Target()
 
 
 class Waiter:
@@ -36,12 +41,18 @@ class ServiceQueue:
         self.requests_total = 0
         self.errors_total = 0
         self._wake_s: float | None = None
+        self.scaling: Scaling | None = None  # of an app with targets, and more than one instance
         self._slots: list[Slot] = []
         self.update(route)
 
     def update(self, route: ServiceRoute) -> None:
         """Take a new generation's instances; those who wait go on waiting, now for these."""
         before, self.route = self._slots, route
+        target = route.app.target if route.app is not None and len(route.instances) > 1 else NO_TARGET
+        if target == NO_TARGET:
+            self.scaling = None
+        elif self.scaling is None or not self.scaling.is_for(target, route.target_in_flight):
+            self.scaling = Scaling(target, route.target_in_flight, self._fleet.workers)
         self._slots = [self._fleet.slot(ref) for ref in route.instances]
         for slot in before:
             slot.owner = None
@@ -65,10 +76,35 @@ class ServiceQueue:
         """An instance that may be used at once, counted as in use; None where the request must wait."""
         if self._waiting:
             return None  # never past those who came first
+        if self.scaling is not None and (spread := self._spread(self.scaling)) is not None:
+            return self._used(spread)
         for slot in self._slots:  # the common case, without the general one's cost
             if slot.lease is not None and slot.in_flight < self.route.target_in_flight and slot.draining is None:
                 return self._used(slot)
         return None
+
+    def _spread(self, scaling: Scaling) -> Slot | None:
+        """The least busy of as many as should share the requests; the next of them is woken where it is not yet awake."""
+        now_s = time.monotonic()
+        scaling.arrived(now_s)
+        if scaling.is_due(now_s):
+            awake = [slot for slot in self._slots if slot.lease is not None]
+            starting = sum(slot.waking is not None for slot in self._slots)
+            scaling.look(
+                now_s, self.in_flight, len(self._waiting), len(awake), starting, [slot.cpu_cores for slot in awake],
+                len(self._slots),
+            )  # fmt: skip
+        shared = self._slots[: scaling.copies]
+        if not any(slot.waking is not None for slot in shared):
+            asleep = next((slot for slot in shared if slot.lease is None and slot.failure is None), None)
+            if asleep is not None and asleep is not shared[0]:
+                self._fleet.wake(asleep, lambda: scaling.copies > 1)
+        ready = [
+            slot
+            for slot in shared
+            if slot.lease is not None and slot.draining is None and slot.in_flight < self.route.target_in_flight
+        ]
+        return min(ready, key=lambda slot: (slot.in_flight, slot.rested_at), default=None)
 
     def join(self, noted: Callable[[str, float | None], None]) -> Waiter:
         """Wait for an instance. QueueFull where too many do."""

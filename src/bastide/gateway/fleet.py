@@ -46,7 +46,7 @@ class Lease:
 class Slot:
     """One instance as this worker sees it."""
 
-    __slots__ = ("_told", "agent", "draining", "failure", "in_flight", "instance", "last_used_s", "lease", "note",
+    __slots__ = ("_told", "agent", "cpu_cores", "draining", "failure", "in_flight", "instance", "last_used_s", "lease", "note",
                  "owner", "queued", "requests", "requests_before", "rested_at", "serial", "waking", "woke")  # fmt: skip
 
     def __init__(self, ref: InstanceRef) -> None:
@@ -55,6 +55,7 @@ class Slot:
         self.serial = 0  # of the newest lease that arrived
         self.draining: asyncio.Event | None = None  # asked back: nothing new goes there; set when nothing is in flight
         self.in_flight = 0
+        self.cpu_cores = 0.0  # as its node told last
         self.queued = 0
         self.requests = 0
         self.requests_before = 0  # when the lease began
@@ -93,7 +94,10 @@ class Slot:
 
 
 class Fleet:
-    def __init__(self, worker: str, incarnation: str, connect: ConnectLink, pool: Pool, spawn: Spawn) -> None:
+    def __init__(
+        self, worker: str, incarnation: str, connect: ConnectLink, pool: Pool, spawn: Spawn, workers: int = 1
+    ) -> None:
+        self.workers = workers  # gateways that share the requests
         self._worker, self._incarnation, self._connect, self._pool, self._spawn = (
             worker, incarnation, connect, pool, spawn,
         )  # fmt: skip
@@ -194,6 +198,8 @@ class Fleet:
         slot = self.slots.get(str(body.get("instance")))
         if verb == "revoke":
             return await self._revoke(slot, body)
+        if verb == "cpu" and slot is not None:
+            slot.cpu_cores = float(body["cores"])
         if verb == "lost" and slot is not None:
             _log.info("instance %s is lost: %s", slot.instance, body.get("reason"))
             self._release(slot)

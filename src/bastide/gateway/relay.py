@@ -51,6 +51,7 @@ class Relay:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chunks_in = self._chunks_out = False
         self.has_head = False
+        self.head_s: float | None = None  # when the answer began, monotonic
         self.is_tunnel = False
         self._deadline = _NEVER if is_ours else time.monotonic() + limits.answer_s_max
 
@@ -153,6 +154,7 @@ class Relay:
 
     def got_head(self, status: int, headers: wire.Headers) -> None:
         request = self._request
+        self.head_s = time.monotonic()
         if status == 101 and not request.upgrades:
             self._fail(EngineLost("it changed the protocol without being asked to"))
             return

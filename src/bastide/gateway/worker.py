@@ -64,7 +64,7 @@ async def serve(
                 task.add_done_callback(background.discard)
                 return task
 
-            fleet = Fleet(settings.worker, settings.incarnation, connect_link, pool, spawn)
+            fleet = Fleet(settings.worker, settings.incarnation, connect_link, pool, spawn, settings.count)
             gateway = Gateway(settings, pool, fleet, ledger, control.ask_slice)
             clients = Clients(gateway, settings.limits)
             control.attach(gateway)

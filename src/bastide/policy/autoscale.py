@@ -21,11 +21,12 @@ MEAN_S = 60.0
 STAFFING = 0.5
 # First tokens that come late ask for more where this part of the slots is taken.
 CROWDED = 0.25
+CROWDED_MAX = 2.0  # or so many for each copy, however many it would take
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a service has to do now. `tokens_per_s` of all copies; `kv_share`: part of the memory for context in use, mean
+    """What a service has to do now. `tokens_per_s`, `requests_per_s` and `cpu_cores` of all copies; `kv_share`: part of the memory for context in use, mean
     over copies; `first_token_s`: of late ones of the last minute; `expected`: in flight, by the forecast; `warm`: it is
     worth keeping one awake though nobody asks (see keepalive)."""
 
@@ -38,6 +39,8 @@ class Load:
     first_token_s: float = 0.0
     expected: float = 0.0
     warm: bool = False
+    requests_per_s: float = 0.0
+    cpu_cores: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Target:
     tokens_per_s: float = 0.0
     kv_share: float = 0.85
     first_token_s: float = 0.0
+    requests_per_s: float = 0.0
+    cpu_cores: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,15 @@ def needed(load: Load, target: Target, mean: float) -> Scale:
         asks.append((_up((mean + STAFFING * math.sqrt(mean)) / slots), "a steady load"))
     if target.tokens_per_s:
         asks.append((_up(load.tokens_per_s / target.tokens_per_s), "tokens a second"))
+    if target.requests_per_s:
+        asks.append((_up(load.requests_per_s / target.requests_per_s), "requests a second"))
+    if target.cpu_cores:
+        asks.append((_up(load.cpu_cores / target.cpu_cores), "processor use"))
     if target.kv_share and load.awake:
         asks.append((_up(load.awake * load.kv_share / target.kv_share), "memory for context"))
     late = target.first_token_s and load.first_token_s > target.first_token_s
     # Late for want of copies, not because one prompt is long: others wait, or share what there is.
-    crowded = load.queued > 0 or load.in_flight > CROWDED * slots * load.awake
+    crowded = load.queued > 0 or load.in_flight > min(CROWDED * slots, CROWDED_MAX) * load.awake
     if late and crowded and not load.starting:
         asks.append((load.awake + max(1, load.awake // 2), "first tokens come late"))
     asks.append((_up(load.expected / slots), "what is expected"))

@@ -195,6 +195,11 @@ class Boxes:
         box, isolation = self.of(launch)
         return await asyncio.to_thread(_footprint, isolation.pids(box, pid))
 
+    async def cpu_s(self, launch: LaunchSpec, pid: int) -> float:
+        box, isolation = self.of(launch)
+        usage = await asyncio.to_thread(isolation.usage, box, pid)
+        return float(usage["cpu_s"])
+
     async def rest(self, launch: LaunchSpec, pid: int, rung: Rung) -> None:
         """Everyone stops; on the light rung their memory is given to swap."""
         box, isolation = self.of(launch)

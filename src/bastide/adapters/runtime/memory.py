@@ -189,6 +189,9 @@ class MemoryRuntime(Runtime):
     def saved_bytes(self, launch: LaunchSpec) -> int:
         return 0
 
+    async def cpu_s(self, instance: str) -> float:
+        return 0.0
+
     def keeps(self, launch: LaunchSpec) -> bool:
         return False  # models keep their prompts, not their processes
 

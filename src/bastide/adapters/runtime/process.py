@@ -244,6 +244,13 @@ class ProcessRuntime(Runtime):
         launch = self._running[instance].launch
         return proc.footprint(identity.pid) if launch.box is None else await self._boxes.footprint(launch, identity.pid)
 
+    async def cpu_s(self, instance: str) -> float:
+        """Seconds of processor that an app's whole tree has used."""
+        engine = self._one(instance)
+        if engine.launch.box is None or engine.identity is None:
+            raise Unsupported("only of apps")
+        return await self._boxes.cpu_s(engine.launch, engine.identity.pid)
+
     async def counters(self, instance: str) -> EngineCounters | None:
         engine = self._one(instance)
         if engine.launch.box is not None:
