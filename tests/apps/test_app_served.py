@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.server
 import json
+import os
 import select
 import socket
 import threading
@@ -307,6 +308,40 @@ def test_what_is_allowed_is_reached_and_nothing_else(town: Town, neighbour: tupl
     assert _run(town, "outgoing", ["python", "-c", fetch, "http://example.org/"])[0] != 0
     town.house.kill(town.house.pid("agent"))  # its way out is opened anew by the next
     until(lambda: _reaches(town, ["python", "-c", fetch, f"http://{address}:{port}/"]))
+
+
+SPEAKS = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)
+s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); print(s.recv(12).decode())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the packet tier of egress needs root")
+@pytest.mark.parametrize("tier", ["namespace", "gvisor"])
+def test_any_client_reaches_what_is_allowed(town: Town, neighbour: tuple[str, int], tier: str) -> None:
+    """A database's client knows no proxy."""
+    address, port = neighbour
+    name = f"database-{tier}"
+    end = town.deploy(name, {"main.py": SMALL}, egress=[f"{address}:{port}"], egress_tier="packet", isolation=tier)
+    if tier == "gvisor" and "does not hold" in end.get("reason", ""):
+        pytest.skip("the gvisor tier does not hold here")
+    assert not end["failed"], end
+    speak = ["python", "-c", SPEAKS, address]
+    assert _run(town, name, [*speak, str(port)]) == (0, b"HTTP/1.0 200\n")
+    assert (
+        _run(town, name, [*speak, "22"])[0] != 0
+        and _run(town, name, ["python", "-c", SPEAKS, "192.0.2.1", str(port)])[0] != 0
+    )
+    assert town.json(name)["mark"] == "first", "and it is reached as any other"
+    town.house.kill(town.house.pid("agent"))
+    until(lambda: _answers(town, name, [*speak, str(port)], b"HTTP/1.0 200\n"))
+
+
+def _answers(town: Town, name: str, argv: list[str], said: bytes) -> bool:
+    with contextlib.suppress(BastideError):
+        return _run(town, name, argv) == (0, said)
+    return False
 
 
 def _reaches(town: Town, argv: list[str]) -> bool:

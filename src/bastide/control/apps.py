@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from bastide.domain.lifecycle import Phase
 from bastide.domain.sources import is_digest
 from bastide.domain.spec import ServiceSpec
 from bastide.domain.units import format_bytes
+from bastide.egress.wall import ports_of
 from bastide.policy.egress import parse as parse_egress
 from bastide.ports.builds import Collected
 
@@ -144,7 +146,11 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
         elif not control.loop.builds.has_source(uploaded):
             wrong(where, "its source is not on the server; `bastide deploy` uploads it")
     try:
-        parse_egress(app.egress, control.settings.egress_sets)
+        rules = parse_egress(app.egress, control.settings.egress_sets)
+        if app.egress_tier == "packet":
+            ports_of(rules)
+            if os.getuid() != 0:
+                wrong("egress_tier", "the packet tier needs Bastide to run as root; the proxy tier does not")
     except InvalidRequest as error:
         wrong("egress", error.message)
     for volume in app.volumes:

@@ -53,6 +53,7 @@ APP_FIELDS: tuple[Field, ...] = (
     Field("public", "true, false", "false", "Who asks needs no key. Else a key of the project: `Authorization: Bearer KEY` or `X-Bastide-Key: KEY`; the app never sees it."),
     Field("domains", "[NAME]", "[]", "More host names it is served by, beside `NAME.PROJECT.localhost`."),
     Field("isolation", "namespace, gvisor", "namespace", "How far it is kept from the machine. A tier that does not hold here is refused."),
+    Field("egress_tier", "proxy, packet", "proxy", "How it is enforced. `proxy`: for HTTP clients and those that know CONNECT. `packet`: for any TCP client, such as a database's; takes root."),
     Field("egress", "[name, CIDR or either:port]", "[]", "Where it may connect to. Nothing, unless said. What can't be enforced here is refused."),
     Field("resources.disk", "a size", "unlimited", "What the app may write beside its volumes (`/tmp` and its home, both in memory)."),
     Field("schedule", "cron line", "-", "Run at these times (UTC) instead of serving: `0 3 * * *`. A run is left out while the one before still runs; of those missed one is made up for."),
@@ -60,7 +61,7 @@ APP_FIELDS: tuple[Field, ...] = (
 )  # fmt: skip
 APP_KEYS = (
     "image", "command", "port", "env", "secrets", "config_files", "health", "rollout", "volumes", "public", "domains",
-    "isolation", "egress", "schedule", "job",
+    "isolation", "egress", "egress_tier", "schedule", "job",
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ class AppReader(Reader):
             domains=tuple(self.each(tree, name, "domains", _domain)),
             isolation=Tier(self.leaf(tree, name, "isolation", "namespace", one_of(("namespace", "gvisor")))),
             egress=egress,
+            egress_tier=self.leaf(tree, name, "egress_tier", "proxy", one_of(("proxy", "packet"))),
             disk_bytes=self.app_limits(tree, name)["disk"],
             schedule=schedule,
             job=job or (Job() if schedule else None),

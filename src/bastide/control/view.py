@@ -221,6 +221,8 @@ def spec_view(spec: ServiceSpec) -> dict[str, Any]:
             "public": app.public,
             "domains": ", ".join(app.domains),
             "isolation": app.isolation.value,
+            "egress": ", ".join(app.egress),
+            "egress_tier": app.egress_tier,
             "hold.wait_s": spec.hold.wait_s_max,
             "hold.queue": spec.hold.queue_max,
             "price.instance_hour": money_number(spec.price.instance_pico_per_hour),

@@ -96,6 +96,7 @@ class AppSpec:
     domains: tuple[str, ...] = ()
     isolation: Tier = Tier.NAMESPACE
     egress: tuple[str, ...] = ()
+    egress_tier: str = "proxy"  # see domain.sandboxes.EgressRules
     disk_bytes: int | None = None
     schedule: str = ""
     job: Job | None = None
@@ -140,5 +141,5 @@ def launch_parts(app: AppSpec) -> tuple[object, ...]:
     """What of an app a running instance can't change."""
     return (
         app.source, app.image, app.command, app.port, app.environment, app.secrets, app.config_files, app.health,
-        app.volumes, app.isolation, app.egress, app.disk_bytes, app.job,
+        app.volumes, app.isolation, app.egress, app.egress_tier, app.disk_bytes, app.job,
     )  # fmt: skip

@@ -105,6 +105,7 @@ class LaunchSpec:
     serving: Serving | None = None
     owned: tuple[Owned, ...] = ()  # what of its mounts is its own: volumes
     egress: tuple[str, ...] = ()  # where the box may connect to; empty: nowhere
+    egress_tier: str = "proxy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from bastide.domain.apps import PORT, Build
+from bastide.domain.apps import PORT, AppSpec, Build
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Owned, Serving, WeightFile
 from bastide.domain.isolation import Box, Limits, Mount, Scratch, Tier
 from bastide.domain.spec import ServiceSpec
@@ -81,7 +81,7 @@ class App:
             socket="",
             secret="",
             log=f"{place.logs_directory}/{assignment.instance}.log",
-            state_directory=f"{boxes.kept}/{name}" if boxes.kept and app.isolation is Tier.GVISOR else "",
+            state_directory=f"{boxes.kept}/{name}" if boxes.kept and _can_be_kept(app) else "",
             lease_s=place.lease_s,
             start_s_max=app.health.start_s_max,
             box=box,
@@ -95,6 +95,7 @@ class App:
             ),
             owned=volumes,
             egress=app.egress,
+            egress_tier=app.egress_tier,
         )
 
     def health(self) -> Ask:
@@ -131,6 +132,11 @@ def environment(assignment: Assignment, build: Build, boxes: BoxPlace, port: int
     if boxes.url:
         own += (("BASTIDE_URL", boxes.url), ("OPENAI_BASE_URL", f"{boxes.url}/v1"))
     return (*build.environment, *spec.app.environment, *own)
+
+
+def _can_be_kept(app: AppSpec) -> bool:
+    """gVisor saves processes, but none that use sockets of the host's, as those behind a wall do."""
+    return app.isolation is Tier.GVISOR and (app.egress_tier == "proxy" or not app.egress)
 
 
 def _volume(owned: Owned, target: str) -> Mount:

@@ -40,6 +40,7 @@ class Exits(Protocol):
         ...
 
     async def open(self, box: str, project: str, rules: EgressRules) -> None: ...
+    async def wall(self, box: str, rules: EgressRules, inside: int | None = None) -> str: ...
     async def shut(self, box: str, *, keep_directory: bool = False) -> None: ...
     async def close(self) -> None: ...
 
@@ -84,7 +85,7 @@ class Boxes:
             if isolation.refuses(limited) is None:
                 box = limited
             if launch.egress:
-                box = dataclasses.replace(box, egress_directory=await self._opened(launch, box))
+                box = await self._with_exit(launch, box)
             prepared = await asyncio.to_thread(self._prepared, launch, box, isolation)
             if self.keeps(launch):
                 isolation.begin_again(box)
@@ -93,19 +94,22 @@ class Boxes:
             told = dataclasses.replace(told, serving=dataclasses.replace(launch.serving, environment=(), files=()))
         return {**dataclasses.asdict(told), "box_launch": dataclasses.asdict(prepared), "log_bytes_max": LOG_BYTES_MAX}
 
-    async def _opened(self, launch: LaunchSpec, box: Box) -> str:
+    async def _with_exit(self, launch: LaunchSpec, box: Box, inside: int | None = None) -> Box:
         """Open its way out before it starts. Raises Unsupported where there can be none: then it does not start."""
         if self._exits is None:
             if self._make_exits is None:
                 raise Unsupported("no way out of boxes can be made here; leave `egress` out")
             self._exits = self._make_exits()
-        await self._exits.open(box.name, launch.instance.partition(".")[0], EgressRules(launch.egress))
-        return self._exits.directory(box.name)
+        rules = EgressRules(launch.egress, launch.egress_tier)
+        if rules.tier == "packet":
+            return dataclasses.replace(box, network_namespace=await self._exits.wall(box.name, rules, inside))
+        await self._exits.open(box.name, launch.instance.partition(".")[0], rules)
+        return dataclasses.replace(box, egress_directory=self._exits.directory(box.name))
 
-    async def adopt(self, launch: LaunchSpec) -> None:
+    async def adopt(self, launch: LaunchSpec, pid: int) -> None:
         """An earlier process of ours started it: what that one held open for it is opened again."""
         if launch.egress and launch.box is not None:
-            await self._opened(launch, launch.box)
+            await self._with_exit(launch, launch.box, pid)
 
     @staticmethod
     def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:

@@ -166,7 +166,7 @@ class ProcessRuntime(Runtime):
         engine.ready.set()
         if launch.box is not None:
             await asyncio.to_thread(boxsaving.forget, launch)  # it was being kept when the agent went; it lives
-            await self._boxes.adopt(launch)
+            await self._boxes.adopt(launch, identity.pid)
         return True
 
     async def stop(self, instance: str, grace_s: float) -> None:
