@@ -21,6 +21,7 @@ from bastide.domain.errors import BastideError, Conflict
 from bastide.domain.identity import instance_id
 from bastide.domain.instances import Assignment
 from bastide.domain.plan import DesiredService
+from bastide.policy.jobs import Act, Standing, look
 from bastide.ports.link import LinkLost
 
 if TYPE_CHECKING:
@@ -115,19 +116,28 @@ class Jobs:
             if job is None or service.serving_spec is None or service.serving_spec.app is None:
                 continue
             state, schedule = self.state(key), service.serving_spec.app.schedule
-            if schedule and (state.due_s is None or state.schedule != schedule):
-                state = self._keep(key, replace(state, schedule=schedule, due_s=next_s(schedule, now_s)))
-            if key in self._running:
-                if schedule and state.due_s is not None and now_s >= state.due_s:
-                    self._control.loop.note(service.spec, "leave out", "the run before still runs")
-                    state = self._keep(key, replace(state, due_s=next_s(schedule, now_s)))
-            elif state.runs and state.runs[-1].ended_s is None:
-                self._begin(key, service, state.runs[-1].cause, state.runs[-1])  # a kill cut it off
-            elif schedule and state.due_s is not None and now_s >= state.due_s:
+            if state.schedule != schedule:
+                state = self._keep(key, replace(state, schedule=schedule, due_s=None))
+            cut_off = state.runs[-1] if state.runs and state.runs[-1].ended_s is None else None
+            verdict = look(
+                Standing(
+                    bool(schedule),
+                    state.due_s,
+                    key in self._running,
+                    cut_off is not None,
+                    state.generation,
+                    service.serving,
+                ),
+                now_s,
+            )
+            if verdict.moves_on:
                 self._keep(key, replace(state, due_s=next_s(schedule, now_s)))
-                self._begin(key, service, "scheduled")
-            elif not schedule and state.generation != service.serving:
-                self._begin(key, service, "deployed")
+            if verdict.act is Act.LEAVE_OUT:
+                self._control.loop.note(service.spec, verdict.act.value, verdict.reason)
+            elif verdict.act is Act.TAKE_UP and cut_off is not None:
+                self._begin(key, service, cut_off.cause, cut_off)
+            elif verdict.act is Act.BEGIN:
+                self._begin(key, service, verdict.cause)
             if schedule and (due_s := self.state(key).due_s) is not None:
                 wait_s = min(wait_s, max(0.05, due_s - now_s))
             self._tell(key)
