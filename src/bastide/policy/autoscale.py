@@ -81,7 +81,7 @@ def needed(load: Load, target: Target, mean: float) -> Scale:
     asks = [(_up((load.in_flight + load.queued) / slots), "in flight and queued")]
     if mean > slots:  # one copy has the room that chance asks for, or there is nothing to share it with
         asks.append((_up((mean + STAFFING * math.sqrt(mean)) / slots), "a steady load"))
-    if target.tokens_per_s:
+    if target.tokens_per_s and (load.in_flight or load.queued):  # a rate fades away, it never becomes nought
         asks.append((_up(load.tokens_per_s / target.tokens_per_s), "tokens a second"))
     if target.requests_per_s:
         asks.append((_up(load.requests_per_s / target.requests_per_s), "requests a second"))
@@ -118,6 +118,8 @@ def scale(load: Load, target: Target, memory: Memory, now_s: float) -> tuple[Sca
     chosen = need
     if need.copies < now:
         kept = min(target.most, max(need.copies, *(copies for _, copies in peaks)))
+        if kept <= 1:  # how long the last one stays is for keep-alive to say, and `warm` says it
+            kept = need.copies
         # Down to one at once where one is enough: halves are for fleets, not for a pair.
         floor = max(kept, math.ceil(now * DOWN_PART) if now > 2 else kept)
         if now <= target.most and floor < now and now_s - stepped_down_s < DOWN_EVERY_S:

@@ -157,7 +157,8 @@ class Planner:
         starts: list[Start],
         unplaced: list[Unplaced],
     ) -> None:
-        if ladder is None and len(services) >= TOGETHER_MIN and not any(self._resting(name) for name in services):
+        alone = len(set(services)) == len(services) and not any(name in self._by_service for name in services)
+        if ladder is None and len(services) >= TOGETHER_MIN and alone:
             found = self.placer.take_many(ways, len(services))
             for service, (place, devices) in zip(services, found, strict=False):
                 copy = Copy(self._name(service), service, place.node, devices, ways[place.way])
@@ -166,26 +167,35 @@ class Planner:
             left = services[len(found) :]
         else:
             left = []
-            for number, service in enumerate(services):
+            for service in services:
                 if not self._start_one(service, ways, ladder, starts):
-                    if ladder is None:  # the same for all that follow
-                        left = services[number:]
-                        break
                     left.append(service)
         if left:
             reason = self.fleet.missing(ways[0])
+            if not reason.endswith(" 0") and ", 0 " not in reason:
+                reason += ", and those with room have a copy on that device"
             unplaced.extend(Unplaced(service, left.count(service), reason) for service in dict.fromkeys(left))
 
     def _start_one(self, service: str, ways: tuple[Request, ...], ladder: Ladder | None, starts: list[Start]) -> bool:
         wake_s = ladder(service, ways) if ladder is not None else None
-        place = self.placer.choose_way(ways, wake_s)
+        awake = [copy for copy in self._by_service.get(service, {}).values() if not copy.resting]
+        place = self.placer.choose_way(ways, wake_s, [copy.node for copy in awake])
         if isinstance(place, NoPlace):
             return False
-        request = ways[place.way]
+        request, device = ways[place.way], place.device
+        if request.shares:
+            # Two copies on one device compute no more than one does.
+            taken = {copy.devices[0] for copy in awake if copy.node == place.node and copy.devices}
+            if device in taken:
+                free = self.fleet.free_milli[place.node]
+                able = [n for n in range(len(free)) if n not in taken and free[n] >= request.device_milli]
+                if not able:
+                    return False
+                device = min(able, key=lambda n: (free[n], n))
         asleep = next((copy for copy in self._resting(service) if copy.node == place.node), None)
         if asleep is not None:
             self._give_back(asleep)
-        devices = self.fleet.take(place.node, request, place.device)
+        devices = self.fleet.take(place.node, request, device)
         copy = Copy(self._name(service) if asleep is None else asleep.instance, service, place.node, devices, request)
         self._hold(copy)
         starts.append(Start(copy, place.reason, asleep is not None))

@@ -36,6 +36,8 @@ SPREAD_PER_DEVICE = 0.05 / 8
 SPREAD_PER_SHARE = 0.05
 # What a device of a model costs, when those who can use only that model would fill all there is of it.
 SCARCE = 0.3
+# A second copy on the node of the first falls with it; worth this many devices to avoid.
+APART = 1.0
 # Costs are told apart to a billionth of a device.
 DIGITS = 9
 # Ten seconds of waking are worth a tenth of a device: enough to go where the weights are, not to break up a node.
@@ -255,9 +257,17 @@ class Placer:
         """The place of least cost; of equals the first node. `wake_s` by node: seconds until it could answer there."""
         return self.choose_way((request,), wake_s)
 
-    def choose_way(self, ways: Sequence[Request], wake_s: Sequence[float] | Numbers | None = None) -> Place | NoPlace:
-        """As `choose`, for what can run in more than one way (such as on other models of device); tells which."""
+    def choose_way(
+        self, ways: Sequence[Request], wake_s: Sequence[float] | Numbers | None = None, apart: Sequence[int] = ()
+    ) -> Place | NoPlace:
+        """As `choose`, for what can run in more than one way (such as on other models of device); tells which.
+
+        `apart`: nodes that have a copy of it already; they are taken where no other is nearly as good.
+        """
         total, which = self._valued(ways, wake_s)
+        if apart:
+            total = total.copy()
+            total[list(apart)] += APART
         node = int(total.argmin()) if len(total) else -1
         if node < 0 or not np.isfinite(total[node]):
             return NoPlace(self.fleet.missing(ways[0]))

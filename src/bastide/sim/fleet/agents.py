@@ -124,8 +124,8 @@ class Agents:
         self.world.gateway.serve_waiting(live)
         if running.in_flight <= 1e-9:
             self.became_idle(running)
-            if live.in_flight <= 1e-9 and not live.waiting:
-                self.world.gateway.idle(live)
+            if live.in_flight <= 1e-9 and not live.waiting and live.spans is None:
+                self.world.gateway.idle(live)  # else it was woken ahead, and is let go as was planned then
 
     def cache(self, live: Live, node: Node) -> None:
         """Its weights are on that node's disk from now on."""

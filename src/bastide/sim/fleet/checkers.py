@@ -49,7 +49,10 @@ class Checkers:
             cpu += request.cpu_milli
             memory += request.memory_mib
             for device in running.copy.devices:
-                used[device] += request.device_milli
+                if device < len(used):
+                    used[device] += request.device_milli
+                else:
+                    self._broke(f"{running.copy.instance} is on device {device} of {shape.name}, which has {len(used)}")
         if cpu > shape.cpu_milli or memory > shape.memory_mib or any(milli > WHOLE for milli in used):
             self._broke(
                 f"{shape.name} holds {cpu} of {shape.cpu_milli} cpu, {memory} of {shape.memory_mib} MiB, {used}"

@@ -229,10 +229,19 @@ class Gateway:
             return
         work.waiting = True
         live.waiting.append(work)
-        live.queued += work.weight if single else 1.0
+        live.queued += self._at_a_time(work)
         self.held_weight += work.weight
         world.at(world.now_s + live.spec.wait_s_max, self._gives_up, work)
         world.control.rescale(live)
+
+    @staticmethod
+    def _at_a_time(work: Work) -> float:
+        """How many of it would be in flight at once."""
+        if not work.span_s:
+            return work.weight
+        way = work.service.spec.ways[0]
+        takes_s = work.prompt / way.prefill_tokens_per_s + work.answer * way.step_s[-1]
+        return work.weight * takes_s / work.span_s
 
     def serve_waiting(self, live: Live) -> None:
         """Whoever waits longest is served first, while there is room."""
@@ -241,13 +250,14 @@ class Gateway:
             if not work.waiting:
                 live.waiting.popleft()
                 continue
-            before = work.weight
+            before, asked = work.weight, self._at_a_time(work)
             whole = self._fill(work)
             self.held_weight -= before if whole else before - work.weight
+            live.queued -= asked if whole else asked - self._at_a_time(work)
             if not whole:
                 return
             live.waiting.popleft()
-            live.queued = max(0.0, live.queued - (before if work.span_s == 0 else 1.0))
+        live.queued = 0.0  # what sums of fractions leave
 
     def _gives_up(self, work: Work) -> None:
         if not work.waiting:
@@ -255,7 +265,7 @@ class Gateway:
         live = work.service
         work.waiting = False
         live.waiting.remove(work)
-        live.queued = max(0.0, live.queued - (work.weight if work.span_s == 0 else 1.0))
+        live.queued = max(0.0, live.queued - self._at_a_time(work))
         self.held_weight -= work.weight
         self.world.measured.timed_out += work.weight
 

@@ -1,0 +1,120 @@
+"""`bastide sim SCENARIO.yaml`: what it prints and writes, and that a seed replays whatever the order of hashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import duckdb
+import pytest
+from typer.testing import CliRunner
+
+from bastide.domain.errors import InvalidRequest, InvalidSpec
+from bastide.sim.run import run
+from bastide.sim.scenario import parse
+from bastide.sim.sizing import fewest
+from bastide.wiring.main import app
+
+SCENARIO = """name: Two <rooms>
+seed: 5
+duration: 2h
+locations:
+  north: {price_per_gpu_hour: 2, price_per_kwh: 0.2, carbon_g_per_kwh: 50}
+  south: {price_per_gpu_hour: 1, power_w: 1500}
+nodes:
+  - {location: north, count: 2, device: L40S, devices: 2}
+  - {location: south, count: 2, device: T4, devices: 4}
+services:
+  - {name: chat, model: llama-3.1-8b, most: 3, arrivals: {law: diurnal, per_second: 0.2, peak_hour: 1}}
+  - {name: own, count: 12, model: qwen3-4b, arrivals: {law: bursty, per_hour: 12}}
+policies: {worth: 4m}
+fault_rates: {node_lost: 12, out_of_memory: 12, hint_lost: 24, lasts: 4m}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    (tmp_path / "two.yaml").write_text(SCENARIO)
+    return tmp_path / "two.yaml"
+
+
+def digest(scenario: Path, hashseed: str) -> str:
+    code = "import sys; from bastide.wiring.main import main; sys.argv[0] = 'bastide'; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "sim", str(scenario), "--json", "-", "--compare", "whole-gpu"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": hashseed},
+        check=True,
+    )
+    return " ".join(found["digest"] for found in json.loads(ended.stdout)["runs"])
+
+
+def test_a_seed_replays_to_the_bit_under_any_order_of_hashes(scenario: Path) -> None:
+    assert digest(scenario, "1") == digest(scenario, "271828")
+
+
+class _Page(HTMLParser):
+    """What the page would load, and whether its tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.drawn = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        self.drawn += tag == "svg"
+        if tag not in ("meta", "i"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "i"):
+            assert self.open.pop() == tag
+
+
+def test_everything_it_writes(scenario: Path, tmp_path: Path) -> None:
+    options = ["--html", "r.html", "--parquet", "tables", "--json", "r.json", "--compare", "always-on"]
+    options = [str(tmp_path / one) if one in ("r.html", "tables", "r.json") else one for one in options]
+    ended = CliRunner().invoke(app, ["sim", str(scenario), *options])
+    assert ended.exit_code == 0, ended.output
+    assert "Two <rooms>" in ended.output and "ALWAYS-ON" in ended.output and "devices held over time" in ended.output
+    runs = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert [found["policy"] for found in runs] == ["bastide", "always-on"]
+    assert all(found["digest"] in ended.output for found in runs)
+    assert runs[0]["figures"]["requests"] == runs[1]["figures"]["requests"], "the same requests for all"
+    assert runs[0]["figures"]["gpu_hours_held"] < runs[1]["figures"]["gpu_hours_held"]
+    held = duckdb.read_parquet(str(tmp_path / "tables" / "timeline.parquet"))
+    assert held.aggregate("policy, count(*) as n").order("policy").fetchall() == [("always-on", 240), ("bastide", 240)]
+    text = (tmp_path / "r.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == [] and page.loads == [] and page.drawn == 10
+    assert "Two &lt;rooms&gt;" in text and "<script" not in text and not re.search(r"url\(|@import|https?://", text)
+
+
+def test_wrong_use_is_told_by_file_and_line(scenario: Path) -> None:
+    scenario.write_text(SCENARIO.replace("policies:", "policy:"))
+    with pytest.raises(InvalidSpec) as caught:
+        CliRunner().invoke(app, ["sim", str(scenario)], catch_exceptions=False, standalone_mode=False)
+    assert caught.value.problems[0].line == 13 and getattr(caught.value, "file", None) == str(scenario)
+    with pytest.raises(
+        InvalidRequest, match="there is no policy 'best' to compare with; there are: bastide, always-on"
+    ):
+        run(parse(SCENARIO, Path(".")), ("best",))
+
+
+def test_the_fewest_nodes(scenario: Path) -> None:
+    big = parse(
+        SCENARIO.replace("count: 2, device: L40S", "count: 14, device: L40S").partition("fault_rates")[0],
+        scenario.parent,
+    )
+    said: list[str] = []
+    found = fewest(big, None, said.append)
+    assert sum(group.count for group in found.nodes) < 6 and any("% in time" in line for line in said)
