@@ -59,6 +59,7 @@ UNBOUNDED_W = 2**40
 # The log of changes is cut once it is this many times as long as there are nodes (and at least so long).
 LOG_NODES = 2
 LOG_MIN = 1024
+LIKENESS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], dtype=np.uint64).astype(np.int64)
 
 
 class Fleet:
@@ -93,6 +94,8 @@ class Fleet:
             [bounds.get(name, UNBOUNDED_W) for name in self.locations], dtype=np.int64
         )
         self.power_bounded = bool(bounds)
+        # Factors that no sums of small numbers are likely to make equal, all of 64 bits (splitmix's and its powers).
+        self._factors: Integers = np.cumprod(np.full(width, LIKENESS[2]), dtype=np.int64)
         self._changed: list[int] = []  # nodes, in the order they changed
         self._dropped = 0  # how many of the log's beginning are gone
 
@@ -206,6 +209,11 @@ class Fleet:
             if request.models:
                 fits &= np.isin(self.model[nodes], _indices(self.models, request.models))
         return fits
+
+    def likeness(self, nodes: Integers) -> Integers:
+        """A number for each node; nodes with the same have the same model and the same left of cores and devices."""
+        likeness = self.cpu_free_milli[nodes] * LIKENESS[0] + self.model[nodes] * LIKENESS[1] + self.devices[nodes]
+        return np.asarray(likeness + (self.free_milli[nodes] * self._factors).sum(axis=1))
 
     def powered(self, request: Request) -> NDArray[np.bool_]:
         """Which nodes are at a location that has the power left."""

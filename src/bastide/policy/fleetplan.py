@@ -24,12 +24,12 @@ Busy = Callable[[str], bool]
 
 
 class Planner:
-    """Plans for one fleet. `price` by node, see Placer. `ladder` answers, by node, in how many seconds a service could
+    """Plans for one fleet. `score` looks at what nodes have left and nothing else; `price` by node, see Placer. `ladder` answers, by node, in how many seconds a service could
     answer there (None: the same everywhere); `busy`: whether an instance has requests."""
 
     def __init__(self, fleet: Fleet, score: Score, price: Numbers | None = None) -> None:
         self.fleet = fleet
-        self.placer = Placer(fleet, score, price)
+        self.placer = Placer(fleet, score, price, alike=True)
         self.copies: dict[str, Copy] = {}
         self.wanted: dict[str, Wanted] = {}
         self._by_service: dict[str, dict[str, Copy]] = {}

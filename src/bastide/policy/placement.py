@@ -192,8 +192,10 @@ class _View:
 
 # Of many copies placed at once, so many go out before the costs of where they went are looked at anew: the smaller, the
 # nearer to one by one, and the slower.
-ROUND_MIN = 8
-ROUND_PART = 4
+ROUND_MIN = 32
+ROUND_PART = 2
+# Below this many nodes, finding those that are alike takes longer than it saves.
+ALIKE_MIN = 128
 # Views kept; the one not used for longest goes.
 VIEWS_MAX = 1024
 
@@ -202,10 +204,11 @@ class Placer:
     """Chooses places by a score. Keeps costs by class of request; a node is looked at again only once it has changed.
 
     `price` by node: what a device costs there beside others; places are told apart by price x (what is lost + what is used).
+    `alike`: the score looks at nothing of a node but what it has left, so that nodes alike need to be looked at once.
     """
 
-    def __init__(self, fleet: Fleet, score: Score, price: Numbers | None = None) -> None:
-        self.fleet, self.score, self.price = fleet, score, price
+    def __init__(self, fleet: Fleet, score: Score, price: Numbers | None = None, alike: bool = False) -> None:
+        self.fleet, self.score, self.price, self.alike = fleet, score, price, alike
         self._views: dict[Request, _View] = {}
         self._anywhere: dict[Request, Request] = {}
 
@@ -226,8 +229,16 @@ class Placer:
         view.cost[stale[~fits]] = np.inf
         able = stale[fits]
         if len(able):
-            view.cost[able], view.device[able] = self.score(fleet, request, able)
+            view.cost[able], view.device[able] = self._scored(request, able)
         return view.cost, view.device
+
+    def _scored(self, request: Request, able: Integers) -> tuple[Numbers, Integers]:
+        """Their scores; where many are looked at, those that are alike are once."""
+        if not self.alike or len(able) < ALIKE_MIN:
+            return self.score(self.fleet, request, able)
+        _, first, which = np.unique(self.fleet.likeness(able), return_index=True, return_inverse=True)
+        cost, device = self.score(self.fleet, request, able[first])
+        return cost[which], device[which]
 
     def _valued(self, ways: Sequence[Request], wake_s: Sequence[float] | Numbers | None) -> tuple[Numbers, Integers]:
         """What each node costs by the cheapest of the ways it can take, and which way that is."""

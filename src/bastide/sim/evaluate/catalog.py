@@ -42,6 +42,7 @@ class Evaluation:
     groups: Callable[[Path], list[str]]
     undrawn: frozenset[str] = frozenset()
     reads: bool = True  # traces; else `--data` is not needed
+    alone: bool = False  # its rows measure the process they run in: one process for each
 
 
 def _placing(ask: Ask) -> Iterator[Row]:
@@ -138,6 +139,7 @@ EVALUATIONS = {
             _scaling,
             scaling.POLICIES,
             scaling.groups,
+            alone=True,
         ),
         Evaluation(
             "E6",

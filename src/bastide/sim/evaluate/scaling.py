@@ -31,8 +31,8 @@ from bastide.sim.fleet.setup import Arrival, DeviceFacts, Location, Service, Set
 from bastide.sim.fleet.world import World
 
 POLICIES = ("bastide",)
-# Parts of the fleet and services of the whole; the last two with one of them whole.
-SCALES = ((0.125, 2500), (0.25, 5000), (0.5, 10_000), (1.0, 20_000), (1.0, 5000))
+# Parts of the fleet with as large a part of the services; the last one with the whole fleet and few services.
+SCALES = ((1.0, 20_000), (0.5, 10_000), (0.25, 5000), (0.125, 2500), (1.0, 5000))
 TILES, PLACES = 3, 10
 DAY_MINUTES = 1440
 BORDERED = 0.3  # of services may be in only some locations
