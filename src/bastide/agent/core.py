@@ -174,8 +174,8 @@ class NodeCore(Moves):
         record.pid = pid
         record.proven = True
         reason = f"started in {format_duration(took_s)}"
-        if record.woke_from is Rung.DEEP:
-            self.costs.learn(record.assignment.content, Rung.DEEP, wake_s=took_s)
+        if not record.woke_from.has_process:
+            self.costs.learn(record.assignment.content, record.woke_from, wake_s=took_s)
         self._awake(record, reason, now_s)
         return self._pump(now_s)
 
@@ -208,6 +208,7 @@ class NodeCore(Moves):
             return self._flush()
         self._spend(record, now_s)
         was_sinking = record.phase is Phase.SINKING
+        was_let_go = record.removing or was_sinking
         freed = max(0, record.held_bytes - held_bytes)
         reason = record.sink_reason if was_sinking else record.reason
         record.move(RESTED[rung], reason, now_s)
@@ -219,6 +220,7 @@ class NodeCore(Moves):
             record.failures = 0  # it lived until it was put to sleep
         if was_sinking and rung is not Rung.OFF:
             self.costs.learn(record.assignment.content, rung, wake_s=wake_s, sink_s=took_s, held_bytes=held_bytes)
+        if not was_let_go or (was_sinking and rung is not Rung.OFF):
             self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
         self._out.append(Changed(instance))
         if record.removing:

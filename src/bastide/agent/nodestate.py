@@ -164,4 +164,8 @@ class NodeState:
             self.habits.saw(record.assignment, max(0.0, gap_s), new - 1)
 
     def _cost(self, record: Record, rung: Rung) -> RungCost:
-        return self.costs.cost(record.assignment.content, record.awake_bytes, rung)
+        cost = self.costs.cost(record.assignment.content, record.awake_bytes, rung)
+        if rung is Rung.OFF:  # seldom tried, and never quicker than what keeps something
+            deep = self.costs.cost(record.assignment.content, record.awake_bytes, Rung.DEEP)
+            return RungCost(cost.held_bytes, max(cost.wake_s, deep.wake_s))
+        return cost
