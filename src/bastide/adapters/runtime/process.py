@@ -13,12 +13,11 @@ import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bastide.adapters.runtime import boxsaving, proc
+from bastide.adapters.runtime import boxsaving, logs, proc, promptcache
 from bastide.adapters.runtime.boxed import Boxes
 from bastide.adapters.runtime.http import ask
 from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
@@ -40,8 +39,6 @@ _log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
 ANSWER_S_MAX = 30.0
 READ_AHEAD_BYTES = 16 * 2**20
-SAVED_BYTES_MAX = 64 * 2**20
-LOG_BYTES_MAX = 4 * 2**20
 KEEPERS_MAX = 3  # how many may end under one start
 
 
@@ -105,8 +102,8 @@ class ProcessRuntime(Runtime):
     async def _start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
         reading = asyncio.create_task(self._read_ahead(launch, progress))
         try:
-            _trim_log(launch.log)
-            _make_private(launch.state_directory)
+            logs.trim(launch.log)
+            promptcache.make_private(launch.state_directory)
             # Known before it is asked for: the keeper's next words about it may be read together with its answer.
             engine = self._running[launch.instance] = _Engine(launch)
             try:
@@ -141,7 +138,7 @@ class ProcessRuntime(Runtime):
         """Run a box to its end; how it ended. After `limit_s` it is ended. Raises EngineError where it can't begin."""
         if launch.instance in self._running:
             raise EngineStartFailed(f"{launch.instance} runs already")
-        _trim_log(launch.log)
+        logs.trim(launch.log)
         engine = self._running[launch.instance] = _Engine(launch)
         engine.expected = True
         try:
@@ -288,15 +285,14 @@ class ProcessRuntime(Runtime):
 
     def last_lines(self, instance: str, count: int) -> tuple[str, ...]:
         engine = self._running.get(instance)
-        return _tail(engine.launch.log, count) if engine is not None else ()
+        return logs.tail(engine.launch.log, count) if engine is not None else ()
 
     def watch(self, died: Callable[[str, str, bool], Awaitable[None]]) -> None:
         self._tell_died = died
 
     def saved_bytes(self, launch: LaunchSpec) -> int:
         """What the kept prompt cache holds: it lies in memory, so it counts."""
-        directory = Path(launch.state_directory)
-        return sum(file.stat().st_size for file in directory.glob("slot-*")) if launch.state_directory else 0
+        return promptcache.kept_bytes(launch)
 
     async def close(self, *, end_engines: bool) -> None:
         """Let go of every engine; with `end_engines` they end, and what was kept of their prompts with them."""
@@ -366,7 +362,7 @@ class ProcessRuntime(Runtime):
             raise EngineStartFailed(f"the {what} {engine.died.result()} before it was ready{self._said(engine.launch)}")
 
     def _said(self, launch: LaunchSpec) -> str:
-        lines = _tail(launch.log, 8)
+        lines = logs.tail(launch.log, 8)
         return "; it last said: " + " | ".join(lines) if lines else "; it said nothing"
 
     async def _read_ahead(self, launch: LaunchSpec, progress: Progress) -> None:
@@ -389,36 +385,17 @@ class ProcessRuntime(Runtime):
             except (BastideError, OSError, TimeoutError) as error:
                 _log.warning("%s is ended without being kept: %s", engine.launch.instance, error)
             return
-        translator = self._engines[engine.launch.engine]
-        kept = 0
-        _make_private(engine.launch.state_directory)
-        for slot in range(engine.launch.slots):
-            request = translator.save(slot)
-            if request is None:
-                return
-            file = Path(engine.launch.state_directory) / f"slot-{slot}"
-            with contextlib.suppress(EngineError):
-                status, body = await self._ask(engine, request)
-                size = file.stat().st_size if status == 200 and file.exists() else 0
-                kept += size
-                if size < 256 or kept > SAVED_BYTES_MAX or b'"n_saved":0' in body:
-                    kept -= size
-                    file.unlink(missing_ok=True)
+        await promptcache.save(
+            engine.launch, self._engines[engine.launch.engine], lambda asked: self._ask(engine, asked)
+        )
 
     async def _restore(self, engine: _Engine) -> None:
         if engine.launch.box is not None:
             await asyncio.to_thread(boxsaving.forget, engine.launch)  # it lives: what was kept is of the past
             return
-        translator = self._engines[engine.launch.engine]
-        for slot in range(engine.launch.slots):
-            file = Path(engine.launch.state_directory) / f"slot-{slot}"
-            if not engine.launch.state_directory or not file.exists():
-                continue
-            request = translator.restore(slot)
-            if request is not None:
-                with contextlib.suppress(EngineError):
-                    await self._ask(engine, request)
-            file.unlink(missing_ok=True)
+        await promptcache.restore(
+            engine.launch, self._engines[engine.launch.engine], lambda asked: self._ask(engine, asked)
+        )
 
     def _hear(self, news: dict[str, Any]) -> None:
         if news["event"] == "keeper gone":
@@ -448,17 +425,12 @@ class ProcessRuntime(Runtime):
         if engine.launch.box is not None:
             self._boxes.ended(engine.launch)
         if not engine.expected and was_ready and self._tell_died is not None:
-            said = _tail(engine.launch.log, 3)
+            said = logs.tail(engine.launch.log, 3)
             what = "engine" if engine.launch.box is None else "app"
             full = f"the {what} {reason}" + (f"; it last said: {' | '.join(said)}" if said else "")
             task = asyncio.ensure_future(self._tell_died(instance, full, not engine.lost_keeper))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
-
-
-def _make_private(directory: str) -> None:
-    if directory:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
 
 
 def _read_part(path: str, start: int) -> None:
@@ -468,25 +440,3 @@ def _read_part(path: str, start: int) -> None:
         left = READ_AHEAD_BYTES
         while left > 0 and (data := file.read(min(left, 2**20))):
             left -= len(data)
-
-
-def _tail(path: str, count: int) -> tuple[str, ...]:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ()
-    return tuple(line for line in lines if line.strip())[-count:]
-
-
-def _trim_log(path: str) -> None:
-    """Logs have a limit: past it, the older part is forgotten. Writers append, so cutting it under them is safe."""
-    with contextlib.suppress(OSError):
-        if path and os.path.getsize(path) > LOG_BYTES_MAX:
-            with open(path, "r+b") as file:
-                file.seek(-LOG_BYTES_MAX // 2, os.SEEK_END)
-                rest = file.read()
-                file.truncate(0)
-            with open(path, "ab") as file:
-                file.write(rest)

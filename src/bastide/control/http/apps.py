@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from bastide.adapters.runtime.boxline import BoxLine
+from bastide.adapters.runtime.boxline import BoxLine, opened
 from bastide.control import apps
 from bastide.control.http.caller import Admin, ControlState, Project
 from bastide.control.http.services import ask_node, instances_of, one
@@ -175,9 +175,7 @@ async def _output(visit: _Visit, line: BoxLine) -> AsyncIterator[bytes]:
                 yield payload + b"\n"
                 return
             elif kind == wire.ERROR:
-                told = json.loads(payload)
-                message = f"inside: {told.get('error')}: {str(told.get('message'))[:500]}"
-                yield json.dumps(InvalidRequest(message).wire()).encode() + b"\n"
+                yield json.dumps(line.inside_error(payload).wire()).encode() + b"\n"
                 return
     except (BastideError, ValueError) as error:
         yield json.dumps(Unavailable(str(error)).wire()).encode() + b"\n"
@@ -246,7 +244,7 @@ class _Visit:
         answer = await ask_node(self._control, "visit", {"instance": self._instance})
         self._visit = answer["visit"]
         try:
-            self._line = await BoxLine.open(answer["address"], question)
+            self._line = await opened(answer["address"], question)
             return self._line
         except OSError as error:
             await self.end()

@@ -14,7 +14,7 @@ from bastide.inside import wire
 from bastide.sandboxes.house import House
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import opened
-from bastide.sandboxes.line import Line, decoded, inside_error
+from bastide.sandboxes.line import Line
 from bastide.sandboxes.lives import Live
 
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
@@ -68,8 +68,8 @@ async def listing(
     try:
         async for kind, payload in line.frames():
             if kind == wire.ERROR:
-                raise inside_error(payload)
-            found = decoded(payload)
+                raise Line.inside_error(payload)
+            found = Line.decoded(payload)
             if kind == wire.END:
                 return {"entries": entries, **found}
             entries += found.get("entries", [])
@@ -143,7 +143,7 @@ async def _bytes(use: Any, line: Line) -> AsyncIterator[bytes]:
             if kind == wire.DATA:
                 yield payload
             elif kind == wire.ERROR:
-                raise inside_error(payload)  # breaks the answer off: it must not look complete
+                raise Line.inside_error(payload)  # breaks the answer off: it must not look complete
     finally:
         line.close()
         await use.__aexit__(None, None, None)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from bastide.domain.errors import TooLarge
 from bastide.inside import wire
 from bastide.sandboxes.house import House
-from bastide.sandboxes.line import Line, decoded, inside_error
+from bastide.sandboxes.line import Line
 from bastide.sandboxes.lives import Live
 
 FRAMES = "application/vnd.bastide.frames"
@@ -59,7 +59,7 @@ async def answered(
             await line.send(wire.INPUT_END)
         first = await line.frame()
         if first[0] == wire.ERROR:
-            raise inside_error(first[1])
+            raise Line.inside_error(first[1])
         return first, {} if wants_frames else await gathered(line, first)
 
     asking, gone = asyncio.ensure_future(asked()), asyncio.ensure_future(_hung_up(request))
@@ -99,11 +99,11 @@ async def gathered(line: Line, first: tuple[int, bytes]) -> dict[str, Any]:
                     f"the output is larger than {GATHERED_BYTES_MAX >> 20} MiB; take it as a stream of frames"
                 )
         elif kind == wire.ANSWER:
-            results.append(decoded(payload))
+            results.append(Line.decoded(payload))
         elif kind == wire.ERROR:
-            raise inside_error(payload)
+            raise Line.inside_error(payload)
         elif kind in (wire.EXIT, wire.END):
-            end.update(decoded(payload))
+            end.update(Line.decoded(payload))
             return True
         return False
 

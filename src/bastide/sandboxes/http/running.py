@@ -13,7 +13,7 @@ from bastide.domain.errors import InvalidRequest
 from bastide.inside import wire
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import FRAMES, answered, opened, streamed
-from bastide.sandboxes.line import inside_error
+from bastide.sandboxes.line import Line
 
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
 
@@ -110,7 +110,7 @@ async def output(
     try:
         first = await line.frame()
         if first[0] == wire.ERROR:
-            raise inside_error(first[1])
+            raise Line.inside_error(first[1])
     except BaseException as error:
         line.close()
         await use.__aexit__(type(error), error, error.__traceback__)
