@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import typer
 import yaml
 
 from bastide.control.specfile import parse
+from bastide.sim import scenario
 from bastide.wiring.main import app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -86,6 +88,8 @@ def test_commands_exist_with_their_options(page: Path) -> None:
                     f"{name_of(page)}: bastide {' '.join(words)}"
                 )
             elif getattr(command, "commands", None):
+                if word.endswith(".yaml") and words[0] == "sim":  # `bastide sim FILE` is `bastide sim run FILE`
+                    word = "run"
                 if word.isupper():  # a placeholder
                     break
                 assert word in command.commands, f"{name_of(page)}: bastide {' '.join(words)}"
@@ -114,8 +118,10 @@ def test_examples_are_valid(example: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_specs_in_pages_are_valid(page: Path) -> None:
     for kind, block in FENCE.findall(page.read_text()):
-        if kind == "yaml" and "services" in (yaml.safe_load(block) or {}):
-            assert parse(block).services
+        tree = (yaml.safe_load(block) or {}) if kind == "yaml" else {}
+        if "services" in tree:
+            read = partial(scenario.parse, folder=page.parent) if "locations" in tree else parse
+            assert read(block).services
 
 
 def test_the_examples_are_the_readmes(tmp_path: Path) -> None:

@@ -155,9 +155,19 @@ def _lazy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(control.Control, "inventory", lambda self, node: None)
 
 
+def _counts_on(patch: pytest.MonkeyPatch) -> None:
+    """What began to start is never counted as over."""
+    patch.setattr(control.Control, "_over", lambda self, instance: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "said"),
-    [(_blind, "control's picture"), (_patient, "is starting for"), (_lazy, "is only in control's picture")],
+    [
+        (_blind, "control's picture"),
+        (_patient, "is starting for"),
+        (_lazy, "is only in control's picture"),
+        (_counts_on, "believes in"),
+    ],
 )
 def test_what_must_come_true_after_the_faults_is_seen_not_to(
     plant: Plant, said: str, monkeypatch: pytest.MonkeyPatch

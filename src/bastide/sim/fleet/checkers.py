@@ -145,6 +145,10 @@ class Checkers:
         for instance in sorted(real.keys() & picture.keys()):
             if real[instance].copy != picture[instance]:
                 self._broke(f"after the faults {instance} is not as control believes")
+        for node in world.agents.nodes:
+            believed = int(world.control.starting[node.index])
+            if believed > sum(1 for one in node.instances.values() if one.state == "starting"):
+                self._broke(f"after the faults control believes in {believed} starts on {node.shape.name}")
         for live in world.lives.values():
             if len(live.awake) < live.spec.least:
                 self._broke(f"after the faults {live.spec.name} has {len(live.awake)} awake of {live.spec.least}")

@@ -61,7 +61,8 @@ class Control:
         self.health: dict[int, Health] = {}
         self.bucket = Bucket(float(setup.policies.starts_per_minute), 0.0)
         self.active: dict[str, Live] = {}
-        self.starting = np.zeros(len(fleet))
+        self.starting = np.zeros(len(fleet))  # by node; whose they are is in `_begun`
+        self._begun: dict[str, int] = {}
         self.confirmed = False
         self._hinted = False
 
@@ -226,6 +227,7 @@ class Control:
         world.measured.starts += 1
         self.books.holds(copy)
         self.ordered[copy.instance] = world.now_s
+        self._begun[copy.instance] = copy.node
         self.starting[copy.node] += 1
         if world.trouble.store_times_out():
             # It was written and done, but nobody said so. The planner believes it was not; the books keep it as perhaps
@@ -258,9 +260,9 @@ class Control:
             self.rescale(live)
 
     def _hangs(self, running: Running) -> None:
+        self._over(running.copy.instance)  # whatever became of it, and whoever has told
         if running.state == "starting" and self._reaches(running):
             self.world.agents.end(running)
-            self.starting[running.copy.node] = max(0.0, self.starting[running.copy.node] - 1)
             self._failed(running.copy, "the start hangs", 0.0)
 
     def _failed(self, copy: Copy, why: str, lived_s: float) -> None:
@@ -290,7 +292,14 @@ class Control:
         if there.up and not there.cut and self.health[node].aside_until_s <= self.world.clock_s + 1e-6:
             self.planner.node_back(node)
 
+    def _over(self, instance: str) -> None:
+        """It no longer starts."""
+        node = self._begun.pop(instance, None)
+        if node is not None:
+            self.starting[node] -= 1
+
     def _is_gone(self, instance: str) -> None:
+        self._over(instance)
         self.planner.gone(instance)
         self.books.ended(instance)
         self.ordered.pop(instance, None)
@@ -299,7 +308,7 @@ class Control:
 
     def started(self, running: Running) -> None:
         node = running.copy.node
-        self.starting[node] = max(0.0, self.starting[node] - 1)
+        self._over(running.copy.instance)
         running.service.failures = 0
         if node in self.health:
             self.health[node] = start_succeeded(self.health[node])
@@ -316,7 +325,6 @@ class Control:
         self._settle(running.service)
 
     def died(self, running: Running, why: str, lived_s: float) -> None:
-        self.starting[running.copy.node] = max(0.0, self.starting[running.copy.node] - 1)
         self.ended_s[running.copy.instance] = self.world.now_s
         self._failed(running.copy, why, lived_s)
 
@@ -331,8 +339,8 @@ class Control:
             return  # it was back before anybody saw that it was gone; the inventory tells what is missing
         for copy in self.planner.node_lost(node):
             self.books.ended(copy.instance)
+            self._over(copy.instance)
             self.rescale(self.world.lives[copy.service])
-        self.starting[node] = 0
 
     def node_back(self, node: int) -> None:
         self.inventory(node)
