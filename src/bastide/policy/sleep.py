@@ -14,13 +14,14 @@ and the rung with the least is right. So between two rungs a cold start is worth
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bastide.domain.lifecycle import Rung
 from bastide.domain.spec import SleepMode, SleepSettings
 from bastide.domain.units import format_bytes, format_duration
-from bastide.policy.keepalive import Curve, Stay, stays
+from bastide.policy.keepalive import Curve, stays
 
 GIB = 2**30
 # The one knob of `auto`: how many seconds of a user's waiting a GiB held for a second is worth.
@@ -32,7 +33,9 @@ IDLE_S_MIN = 5.0
 # So many gaps must have been seen before they decide.
 LEARNED_GAPS_MIN = 8
 # It is woken ahead only for a time in which a request comes as likely as this: a wake takes processor time from others.
-AHEAD_CHANCE_MIN = 0.2
+AHEAD_CHANCE_MIN = 0.25
+# And only where that is worth so many times what it holds then: what is learned is never exact.
+AHEAD_GAIN = 2.0
 # What wakes sooner than anybody notices is not woken ahead.
 AHEAD_WAKE_S_MIN = 0.03
 # A rest shorter than this many wakes is none.
@@ -80,26 +83,49 @@ def learned(curve: Curve, costs: Mapping[Rung, RungCost], available: frozenset[R
     As `ladder` with `auto`, and for the same arguments.
     """
     rungs, rates = _by_rate(costs, available)
+    # From where it is worth waking it from a rung: the rate at which a wake costs what is held, and clearly so.
+    up = {r: AHEAD_GAIN * _dearer(costs, r) / max(costs[r].wake_s, 1e-9) for r in rungs if r is not Rung.AWAKE}
+    bounds = sorted({*rates, *up.values()})
+    found = list(stays(curve.chances, curve.bins, bounds))
+    least = [bounds[stay.level - 1] if stay.level else 0.0 for stay in found]  # the rate it comes up to, at least
     steps: list[Step] = []
-    resting, rested_since_s = Rung.AWAKE, 0.0
-    for stay in stays(curve.chances, curve.bins, rates):
-        rung = rungs[stay.level]
+    resting: Rung = Rung.AWAKE
+    kept_until_s = 0.0
+    for place, stay in enumerate(found):
+        rung = rungs[bisect_right(rates, least[place])]
+        if stay.from_s < kept_until_s:
+            continue
         if rung.depth > resting.depth:
             at_s = max(stay.from_s, IDLE_S_MIN)
             if at_s < stay.to_s:
                 steps.append(Step(rung, at_s, _why_down(curve, costs, resting, rung, at_s)))
-                resting, rested_since_s = rung, at_s
-        elif rung is Rung.AWAKE and resting is not Rung.AWAKE:
+                resting = rung
+        elif resting is not Rung.AWAKE and least[place] >= up[resting]:
+            # As long as it stays so likely: one wake for all of it. A rest too short for its wake is taken back.
+            rate = up[resting]
+            less = (later.from_s for later, low in zip(found[place:], least[place:], strict=True) if low < rate)
+            to_s = next(less, found[-1].to_s)
+            while steps and _too_short(steps[-1], costs, stay.from_s):
+                steps.pop()
+            resting = steps[-1].rung if steps else Rung.AWAKE
             wake_s = costs[resting].wake_s
             at_s = stay.from_s - wake_s
-            if at_s - rested_since_s < REST_WAKES_MIN * wake_s:
-                while steps and steps[-1].rung is not Rung.AWAKE:  # not worth going
-                    steps.pop()
+            if wake_s >= AHEAD_WAKE_S_MIN and curve.chance_between(at_s, to_s) >= AHEAD_CHANCE_MIN:
+                steps.append(Step(Rung.AWAKE, at_s, _why_up(curve, at_s, to_s)))
                 resting = Rung.AWAKE
-            elif wake_s >= AHEAD_WAKE_S_MIN and curve.chance_between(at_s, stay.to_s) >= AHEAD_CHANCE_MIN:
-                steps.append(Step(rung, at_s, _why_up(curve, stay, at_s)))
-                resting = rung
+            if resting is Rung.AWAKE:
+                kept_until_s = to_s
     return tuple(steps)
+
+
+def _too_short(step: Step, costs: Mapping[Rung, RungCost], until_s: float) -> bool:
+    """Whether a rest that begins with this step is hardly longer than the wake from it."""
+    return step.rung is not Rung.AWAKE and until_s - step.at_idle_s < (REST_WAKES_MIN + 1) * costs[step.rung].wake_s
+
+
+def _dearer(costs: Mapping[Rung, RungCost], rung: Rung) -> float:
+    """What a second awake costs more than one on this rung, in seconds of waiting."""
+    return (_cost_bytes(Rung.AWAKE, costs) - _cost_bytes(rung, costs)) / GIB * WAIT_S_PER_GIB_S
 
 
 def _by_rate(costs: Mapping[Rung, RungCost], available: frozenset[Rung]) -> tuple[list[Rung], list[float]]:
@@ -130,10 +156,9 @@ def _why_down(curve: Curve, costs: Mapping[Rung, RungCost], resting: Rung, rung:
     )
 
 
-def _why_up(curve: Curve, stay: Stay, at_s: float) -> str:
-    chance = curve.chance_between(at_s, stay.to_s)
+def _why_up(curve: Curve, from_s: float, to_s: float) -> str:
     return (
-        f"a request is expected until idle for {format_duration(stay.to_s)}, with {chance:.0%} "
+        f"a request is expected until idle for {format_duration(to_s)}, with {curve.chance_between(from_s, to_s):.0%} "
         f"(learned from {curve.gaps_seen} gaps)"
     )
 
