@@ -150,7 +150,7 @@ class Fleet:
         """`take` on many nodes at once, one copy on each; the caller has looked that it fits. Returns the devices of each."""
         if request.shares:
             self.free_milli[nodes, device] -= request.device_milli
-            used = [(one,) for one in device.tolist()]
+            used: list[tuple[int, ...]] = [(one,) for one in device.tolist()]
         elif request.devices:
             unused = self.free_milli[nodes] == WHOLE
             chosen = unused & (unused.cumsum(axis=1) <= request.devices)
