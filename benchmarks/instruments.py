@@ -21,7 +21,7 @@ from typing import Any
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ANSWER_S_MAX = 300.0
 ZRAM = Path("/sys/block/zram0")
-ZRAM_SIZE = "4G"
+ZRAM_SIZE = "24G"  # of pages before they are packed: it holds what it is given, and no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Scaling:
 
     def __init__(self, target: Target, slots: int, workers: int) -> None:
         self._target, self._slots, self._workers = target, slots, workers
-        self._arrivals: deque[float] = deque()
+        self._arrivals: deque[list[int]] = deque()  # [tenth of a second, how many]: bounded, however many come
         self._answers: deque[tuple[float, float]] = deque(maxlen=ANSWERS_MAX)
         self._memory = autoscale.Memory()
         self._looked_s = -math.inf
@@ -35,8 +35,12 @@ class Scaling:
         return (target, slots) == (self._target, self._slots)
 
     def arrived(self, now_s: float) -> None:
-        self._arrivals.append(now_s)
-        while self._arrivals[0] < now_s - RATE_S:
+        tenth = int(now_s * 10)
+        if self._arrivals and self._arrivals[-1][0] == tenth:
+            self._arrivals[-1][1] += 1
+            return
+        self._arrivals.append([tenth, 1])
+        while self._arrivals[0][0] < tenth - RATE_S * 10:
             self._arrivals.popleft()
 
     def answered(self, took_s: float, now_s: float) -> None:
@@ -74,10 +78,10 @@ class Scaling:
 
     def _rate(self, now_s: float) -> float:
         """A second, over the last while; of a burst that has just begun, over a second at least."""
-        if not self._arrivals:
+        recent = [(tenth / 10, count) for tenth, count in self._arrivals if tenth / 10 >= now_s - RATE_S]
+        if not recent:
             return 0.0
-        recent = [at_s for at_s in self._arrivals if at_s >= now_s - RATE_S]
-        return len(recent) / max(1.0, min(RATE_S, now_s - recent[0])) if recent else 0.0
+        return sum(count for _, count in recent) / max(1.0, min(RATE_S, now_s - recent[0][0]))
 
     def _slowest(self, now_s: float) -> float:
         """What 95 of 100 answers have begun within; 0 while too few are known."""
