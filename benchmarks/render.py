@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.record import RESULTS, Row, verdict
 
 PAGE = Path(__file__).with_name("RESULTS.md")
-ORDER = ("wake", "cold_start", "throughput", "idle", "thousand", "shared_device", "apps", "sandboxes")
+ORDER = ("wake", "cold_start", "throughput", "idle", "thousand", "shared_device", "apps", "sandboxes", "asleep")
 HEAD = """# Measured
 
 Every figure that the docs name, beside its bar. Made by `python -m benchmarks.render` from `benchmarks/results/*.json`,
