@@ -30,8 +30,8 @@ nodes:
   - {location: north, count: 2, device: L40S, devices: 2}
   - {location: south, count: 2, device: T4, devices: 4}
 services:
-  - {name: chat, model: llama-3.1-8b, most: 3, arrivals: {law: diurnal, per_second: 0.2, peak_hour: 1}}
-  - {name: own, count: 12, model: qwen3-4b, arrivals: {law: bursty, per_hour: 12}}
+  - {name: chat, model: llama-3.1-8b, most: 3, first_token: 25s, arrivals: {law: diurnal, per_second: 0.2, peak_hour: 1}}
+  - {name: own, count: 12, model: qwen3-4b, first_token: 25s, arrivals: {law: bursty, per_hour: 12}}
 policies: {worth: 4m}
 fault_rates: {node_lost: 12, out_of_memory: 12, hint_lost: 24, lasts: 4m}
 """
@@ -95,7 +95,7 @@ def test_everything_it_writes(scenario: Path, tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     page = _Page()
     page.feed(text)
-    assert page.open == [] and page.loads == [] and page.drawn == 10
+    assert page.open == [] and page.loads == [] and page.drawn == 12
     assert "Two &lt;rooms&gt;" in text and "<script" not in text and not re.search(r"url\(|@import|https?://", text)
 
 

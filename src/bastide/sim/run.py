@@ -85,12 +85,9 @@ def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[s
     made, ends_s = world.setup, world.now_s
     hours = ends_s / 3600
     by_location: dict[str, dict[str, float]] = {}
-    idle_w = world.idle_w()
     for location in made.locations:
         devices = sum(shape.devices for shape in made.shapes if shape.location == location.name)
-        busy_ws = world.agents.busy_w[location.name].until(ends_s)
-        energy = (idle_w[location.name] * ends_s + busy_ws) / 3.6e6
-        rented = world.agents.rented[location.name].until(ends_s) / 3600 if location.price_per_gpu_hour else 0.0
+        energy, rented = world.energy_kwh(location.name), world.rent(location.name)
         by_location[location.name] = {
             "devices": devices,
             "gpu_hours": devices * hours,

@@ -64,6 +64,8 @@ class Sample:
     first_token_p50_s: float
     first_token_p99_s: float
     power_w: float
+    energy_kwh: float  # since the beginning
+    cost: float  # since the beginning: of what was held, and of energy
     nodes_open: int
 
 

@@ -47,6 +47,7 @@ class World:
         if setup.prefetched:
             self._prefetch()
         self._before = (0.0, 0.0, 0.0, dict[str, int]())
+        self._idle_w: dict[str, float] = {}
 
     def _prefetch(self) -> None:
         """A deploy fetches weights before anybody asks: every location that may run a service has them on one node."""
@@ -125,12 +126,25 @@ class World:
 
     def idle_w(self) -> dict[str, float]:
         """What all devices draw when idle, by location."""
+        if self._idle_w:
+            return self._idle_w
         drawn = dict.fromkeys(self.locations, 0.0)
         for shape in self.setup.shapes:
             facts = self.setup.device_facts.get(shape.model)
             if facts is not None:
                 drawn[shape.location] += shape.devices * facts.idle_power_w
+        self._idle_w = drawn
         return drawn
+
+    def energy_kwh(self, location: str) -> float:
+        """What all devices of a location used until now."""
+        return (self.idle_w()[location] * self.now_s + self.agents.busy_w[location].until(self.now_s)) / 3.6e6
+
+    def rent(self, location: str) -> float:
+        """What the devices that were held there have cost until now."""
+        if not self.locations[location].price_per_gpu_hour:
+            return 0.0
+        return self.agents.rented[location].until(self.now_s) / 3600
 
     def _sample(self) -> None:
         agents, measured = self.agents, self.measured
@@ -153,6 +167,11 @@ class World:
                 self.recent.at(0.5),
                 self.recent.at(0.99),
                 (watts - watts_before) / step_s + sum(self.idle_w().values()),
+                sum(self.energy_kwh(name) for name in self.locations),
+                sum(
+                    self.rent(name) + self.energy_kwh(name) * place.price_per_kwh
+                    for name, place in self.locations.items()
+                ),
                 int(self.control.planner.fleet.open.sum()),
             )
         )

@@ -46,6 +46,13 @@ def page(results: Sequence[Result]) -> str:
         _pair("First token, half and 99 % of them within", "seconds", results),
         _lines("Copies awake", "copies", results, lambda one: float(one.awake)),
         _lines("Power of all devices", "kW", results, lambda one: one.power_w / 1000),
+        _lines("Energy so far", "kWh", results, lambda one: one.energy_kwh),
+        _lines(
+            "Cost so far, of what was held and of energy",
+            "in the currency of the prices",
+            results,
+            lambda one: one.cost,
+        ),
         _lines("GPU-hours held so far", "GPU-hours", results, None),
         *(_wakes(result, many) for result in results),
     ]
