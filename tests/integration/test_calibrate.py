@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import bastide.wiring.main  # noqa: F401  registers the command
+from bastide.cli.application import app
 from bastide.domain.errors import InvalidRequest
 from bastide.domain.lifecycle import Rung
 from bastide.sim.calibration import load
-from bastide.wiring.main import app
 
 
 @pytest.mark.timeout(60)
