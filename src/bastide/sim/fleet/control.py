@@ -227,6 +227,7 @@ class Control:
         world.measured.starts += 1
         self.books.holds(copy)
         self.ordered[copy.instance] = world.now_s
+        self._over(copy.instance)  # that it was ready the last time may have been told to nobody
         self._begun[copy.instance] = copy.node
         self.starting[copy.node] += 1
         if world.trouble.store_times_out():
