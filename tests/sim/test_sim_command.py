@@ -56,6 +56,7 @@ def digest(scenario: Path, hashseed: str) -> str:
 
 
 def test_a_seed_replays_to_the_bit_under_any_order_of_hashes(scenario: Path) -> None:
+    scenario.write_text(SCENARIO.replace("2h", "40m"))
     assert digest(scenario, "1") == digest(scenario, "271828")
 
 
