@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -131,14 +132,16 @@ class Rhythm:
         """Counts of the gaps that followed one like the last, then of those that followed two like the last two."""
         found = []
         for length in (1, 2):
-            like, counts, number = self._kinds[-length:], dict[int, float](), 0
+            like, followed = self._kinds[-length:], list[int]()
             at = self._kinds.rfind(like, 0, -1) if len(self._kinds) > length else -1
-            while at >= 0 and number < ALIKE_MAX:
-                _count(counts, self._gaps[at + length], 1.0)
-                number += 1
+            while at >= 0 and len(followed) < ALIKE_MAX:
+                followed.append(self._gaps[at + length])
                 at = self._kinds.rfind(like, 0, at + length - 1)
-            if number:
-                found.append((counts, number))
+            if followed:
+                counts: dict[int, float] = {}
+                for gap, number in Counter(followed).items():
+                    _count(counts, gap, float(number))
+                found.append((counts, len(followed)))
         return found
 
     def chances(self) -> Iterator[float]:
