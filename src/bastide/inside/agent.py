@@ -16,14 +16,13 @@ import subprocess
 import sys
 import threading
 
-from . import processes, wire
+from . import passing, processes, wire
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
 
 CONNECTIONS_MAX = 512
-SPLICE_BYTES = 1 << 16
 DRAIN_S = 10.0
 
 
@@ -41,7 +40,8 @@ class Agent:
         self.port = 0  # where the app of this box listens
         self.main: processes.Running | None = None
         self.kernels: dict[str, Any] = {}
-        self.open: set[socket.socket] = set()
+        self.passage = passing.Passage()
+        self.open = self.passage.open
         self.quiet = False
 
     # --- the sockets -----------------------------------------------------------------------------------------------
@@ -64,41 +64,12 @@ class Agent:
                 os.set_inheritable(3 + index, False)
                 self.listeners.append(listener)
         if os.path.isdir("/run/bastide/egress") and self.proxy is None:
-            self.listen_proxy()  # before anybody can ask for anything: a question may need it
+            # Before anybody can ask for anything: a question may need it.
+            self.proxy = passing.listening(passing.PROXY_PORT)
+            passing.proxy_environment(self.environment)
+            threading.Thread(target=self.accept, args=(self.proxy, self.passage.to_proxy), daemon=True).start()
         for listener, serve in zip(self.listeners, (self.serve, self.serve_app), strict=False):
             threading.Thread(target=self.accept, args=(listener, serve), daemon=True).start()
-
-    def listen_proxy(self) -> None:
-        """What programs inside take for their proxy: every connection goes to the host's, which decides."""
-        self.proxy = socket.socket(socket.AF_INET)
-        self.proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.proxy.bind(("127.0.0.1", 3128))
-        self.proxy.listen(128)
-        address = "http://127.0.0.1:3128"
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
-            self.environment.setdefault(name, address)
-        for name in ("NO_PROXY", "no_proxy"):
-            self.environment.setdefault(name, "localhost,127.0.0.1,::1")
-        threading.Thread(target=self.accept, args=(self.proxy, self.serve_proxy), daemon=True).start()
-
-    def listen_door(self, path: str, port: int) -> None:
-        """A port inside that leads to one socket outside: the gateway, which asks for a key."""
-        door = socket.socket(socket.AF_INET)
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind(("127.0.0.1", port))
-        door.listen(128)
-
-        def serve(line: socket.socket) -> None:
-            upstream = socket.socket(socket.AF_UNIX)
-            try:
-                upstream.connect(path)
-            except OSError:
-                upstream.close()
-                line.sendall(b"HTTP/1.1 503 Bastide is away\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                return
-            self.splice(line, upstream, b"")
-
-        threading.Thread(target=self.accept, args=(door, serve), daemon=True).start()
 
     def accept(self, listener: socket.socket, serve: Any) -> None:
         while True:
@@ -133,66 +104,11 @@ class Agent:
             wire.send_json(line, wire.ERROR, told)
             line.shutdown(socket.SHUT_WR)
             line.settimeout(DRAIN_S)
-            while line.recv(SPLICE_BYTES):  # closing on what is still being said would lose what we said
+            while line.recv(passing.SPLICE_BYTES):  # closing on what is still being said would lose what we said
                 pass
 
-    # --- passing on ------------------------------------------------------------------------------------------------
-
     def serve_app(self, line: socket.socket) -> None:
-        self.splice(line, self.to_port(self.port), b"")
-
-    def serve_proxy(self, line: socket.socket) -> None:
-        upstream = socket.socket(socket.AF_UNIX)
-        try:
-            upstream.connect("/run/bastide/egress/proxy")
-        except OSError:
-            upstream.close()
-            said = b"nothing may leave this box; its owner can allow it with egress rules\n"
-            head = b"HTTP/1.1 403 No egress\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n" % len(said)
-            line.sendall(head + b"X-Bastide-Egress: refused\r\nConnection: close\r\n\r\n" + said)
-            return
-        self.splice(line, upstream, b"")
-
-    @staticmethod
-    def to_port(port: int) -> socket.socket:
-        try:
-            return socket.create_connection(("127.0.0.1", port), 10.0)
-        except ConnectionRefusedError:
-            six = socket.socket(socket.AF_INET6)
-            try:
-                six.connect(("::1", port))
-            except OSError:
-                six.close()
-                raise ConnectionRefusedError(f"nothing listens on port {port}") from None
-            return six
-
-    def splice(self, one: socket.socket, other: socket.socket, first: bytes) -> None:
-        """Bytes both ways until both ends have said all they had to say."""
-        self.open.add(other)
-        try:
-            other.settimeout(None)
-            if other.family != socket.AF_UNIX:
-                other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if first:
-                other.sendall(first)
-            back = threading.Thread(target=self.pour, args=(other, one), daemon=True)
-            back.start()
-            self.pour(one, other)
-            back.join()
-        finally:
-            self.open.discard(other)
-            other.close()
-
-    @staticmethod
-    def pour(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(SPLICE_BYTES):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            for end in (source, target):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+        self.passage.splice(line, passing.to_port(self.port), b"")
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -369,7 +285,9 @@ class Agent:
     def on_serve(self, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
         """Run the app: its output is the box's, and when it ends so does the box, with its status."""
         if asked.get("door"):
-            self.listen_door(str(asked["door"]), int(asked["door_port"]))
+            door = passing.listening(int(asked["door_port"]))
+            leads = self.passage.to_door(str(asked["door"]))
+            threading.Thread(target=self.accept, args=(door, leads), daemon=True).start()
         self.port = int(asked.get("port", 0))
         self.environment.update({str(k): str(v) for k, v in asked.get("env", {}).items()})
         argv = [str(word) for word in asked["argv"]]
@@ -399,9 +317,9 @@ class Agent:
 
     def on_connect(self, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
         """A connection to a port inside, passed on."""
-        upstream = self.to_port(int(asked["port"]))
+        upstream = passing.to_port(int(asked["port"]))
         wire.send_json(line, wire.ANSWER, {})
-        self.splice(line, upstream, reader.rest())
+        self.passage.splice(line, upstream, reader.rest())
 
     # --- code ------------------------------------------------------------------------------------------------------
 
