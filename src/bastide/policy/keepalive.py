@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from bastide.domain.units import format_duration
@@ -36,8 +35,8 @@ LAW_GAPS = 30.0
 ALL_GAPS = 10.0
 # So many gaps are remembered; the oldest goes, for habits change.
 GAPS_MAX = 1440
-# Of gaps that came after ones like the last, the newest so many are asked.
-ALIKE_MAX = 64
+# Of so many kinds of gap, what followed them is kept at hand.
+KNOWN_MAX = 8
 # A gap says something of its neighbours too: what comes every hour comes a minute early or late.
 NEIGHBOUR = 0.2
 # Gaps count as alike within this ratio.
@@ -93,6 +92,15 @@ def _graded() -> Bins:
 GRADED = _graded()
 
 
+@dataclass(slots=True)
+class _Followed:
+    """Which gaps followed some kinds, and how many; `looked`: the place up to which was looked."""
+
+    counts: dict[int, float] = field(default_factory=dict)
+    number: int = 0
+    looked: int = 0
+
+
 class Rhythm:
     """What is remembered of one service's arrivals: its last GAPS_MAX gaps, by the number of their stretch."""
 
@@ -101,6 +109,7 @@ class Rhythm:
         self._gaps = array("H")
         self._kinds = bytearray()  # of the same gaps
         self._counts: dict[int, float] = {}
+        self._known: dict[bytes, _Followed] = {}  # by kinds, for the last few that were asked
         self._curve: Curve | None = None
         last = len(bins.ends_s) - 1
         for gap in gaps:
@@ -127,28 +136,32 @@ class Rhythm:
         if len(self._gaps) > GAPS_MAX:
             _count(self._counts, self._gaps.pop(0), -1.0)
             del self._kinds[0]
+            self._known.clear()
 
-    def _alike(self) -> list[tuple[dict[int, float], int]]:
-        """Counts of the gaps that followed one like the last, then of those that followed two like the last two."""
-        found = []
-        for length in (1, 2):
-            like, followed = self._kinds[-length:], list[int]()
-            at = self._kinds.rfind(like, 0, -1) if len(self._kinds) > length else -1
-            while at >= 0 and len(followed) < ALIKE_MAX:
-                followed.append(self._gaps[at + length])
-                at = self._kinds.rfind(like, 0, at + length - 1)
-            if followed:
-                counts: dict[int, float] = {}
-                for gap, number in Counter(followed).items():
-                    _count(counts, gap, float(number))
-                found.append((counts, len(followed)))
+    def _alike(self) -> list[_Followed]:
+        """Of the gaps that followed one like the last, and of those that followed two like the last two: where any did."""
+        known = [self._followed(bytes(self._kinds[-length:])) for length in (1, 2) if len(self._kinds) > length]
+        return [followed for followed in known if followed.number]
+
+    def _followed(self, like: bytes) -> _Followed:
+        """The gaps that followed such kinds; looked through once, and from there on at the next time."""
+        found = self._known.pop(like, None) or _Followed()
+        self._known[like] = found  # the newest last
+        if len(self._known) > KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        at = self._kinds.find(like, found.looked, -1)
+        while at >= 0:
+            _count(found.counts, self._gaps[at + len(like)], 1.0)
+            found.number += 1
+            at = self._kinds.find(like, at + 1, -1)
+        found.looked = len(self._kinds) - len(like)
         return found
 
     def chances(self) -> Iterator[float]:
         """For the first stretch after the last request, the second and so on: the chance that the next comes just then,
         given that none came before."""
         seen, total = self._counts, len(self._gaps) + LAW_GAPS
-        alike = [(counts, number + ALL_GAPS) for counts, number in self._alike()]
+        alike = [(followed.counts, followed.number + ALL_GAPS) for followed in self._alike()]
         left = 1.0
         for number, law in enumerate(self.bins.law):
             chance = (seen.get(number, 0.0) + LAW_GAPS * law) / total
