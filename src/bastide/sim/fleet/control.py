@@ -18,6 +18,7 @@ from bastide.policy.fleetplan import Planner
 from bastide.policy.fleetstate import Copy, FleetPlan, Start, Wanted
 from bastide.policy.forecast import Forecast
 from bastide.policy.guards import (
+    HANGS_S_MIN,
     Health,
     after_failure,
     hangs_at_s,
@@ -262,7 +263,11 @@ class Control:
 
     def _hangs(self, running: Running) -> None:
         self._over(running.copy.instance)  # whatever became of it, and whoever has told
-        if running.state == "starting" and self._reaches(running):
+        if running.state != "starting":
+            return
+        if not self._reaches(running):
+            self.world.at(self.world.now_s + HANGS_S_MIN, self._hangs, running)  # once the link is back
+        else:
             self.world.agents.end(running)
             self._failed(running.copy, "the start hangs", 0.0)
 
