@@ -44,6 +44,7 @@ def run(
 ) -> None:
     """Until told to end."""
     import uvicorn
+    import uvloop
 
     class _QuietServer(uvicorn.Server):
         """Without its clock: it looks ten times a second whether to end, and here it is cancelled instead."""
@@ -89,7 +90,7 @@ def run(
                 await house.close(end_boxes=True)
                 dissolve(places, "sandboxes")
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 def _house(launch: Launch, places: Places, boxes: Boxes, reports: tuple[TierReport, ...]) -> House:
