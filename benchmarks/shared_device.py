@@ -242,7 +242,8 @@ def report(record: Record, found: dict[str, dict[str, Any]], seconds: float, bes
             rest = [other["real"][what] for key, other in found.items() if key != "shipped"]
             met = seen[what] <= min(rest) if name == "shipped" and rest else None
             bar = f"<= {min(rest):.3f} s" if met is not None else ""
-            record.row(f"{who}: first token, {label}", bar, f"{seen[what]:.3f} s", met)
+            why = _why(found, what) if met is False else ""
+            record.row(f"{who}: first token, {label}", bar, f"{seen[what]:.3f} s", met, why)
         record.row(f"{who}: swaps a minute", "", f"{seen['swaps_per_minute']:.1f}", None)
         guess = both["forecast"]
         errors = [f"{label} {guess[what]:.3f} s ({guess[what] / seen[what] - 1:+.0%})" for what, label in SHOWN]
@@ -254,6 +255,16 @@ def report(record: Record, found: dict[str, dict[str, Any]], seconds: float, bes
             None,
             f"wakes {rates}; {guess['swaps_per_minute']:.1f} swaps a minute; {guess['failed']} failed",
         )
+
+
+def _why(found: dict[str, dict[str, Any]], what: str) -> str:
+    """What was not equal between the one that was better and the shipped one, and what the forecast says on equal terms."""
+    better = min((key for key in found if key != "shipped"), key=lambda key: float(found[key]["real"][what]))
+    ours, theirs = found["shipped"], found[better]
+    return (
+        f"other processes took {ours['others_share']:.0%} of the machine here and {theirs['others_share']:.0%} there; "
+        f"forecast on equal terms {ours['forecast'][what]:.3f} against {theirs['forecast'][what]:.3f} s"
+    )
 
 
 if __name__ == "__main__":
