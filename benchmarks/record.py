@@ -93,7 +93,9 @@ def machine() -> str:
 def _public(words: list[str]) -> list[str]:
     """Without where it was written to; where the work was done differs everywhere."""
     pairs = list(zip(["", *words], words, strict=False))
-    kept = [("DIR" if before in ("--work", "--data") else word) for before, word in pairs if "--out" not in (before, word)]
+    kept = [
+        ("DIR" if before in ("--work", "--data") else word) for before, word in pairs if "--out" not in (before, word)
+    ]
     return kept
 
 
