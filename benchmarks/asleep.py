@@ -19,8 +19,8 @@ from bastide import Sandbox
 from bastide.cli.apps import uploaded
 from benchmarks.apps import LIGHT_MS, MIB, PICKED, SMALL, Client, rss_bytes, tree
 from benchmarks.house import House, house
-from benchmarks.instruments import arguments, exact_cpu_s, memory, workplace, zram, zram_used_bytes
-from benchmarks.record import Record, predicted
+from benchmarks.instruments import exact_cpu_s, memory, zram, zram_used_bytes
+from benchmarks.record import Record, arguments, predicted, workplace
 
 REST_S = 20.0
 TIERS = ("gvisor", "namespace")
