@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastide.policy.pooling import MARGIN_S, STAY_LOADS, STEAL_S, Candidate, next_turn
+from bastide.policy.pooling import MARGIN_S, STAY_LOADS, STEAL_S, Candidate, load_ahead, next_turn
 
 LONG_S = 1000.0
 
@@ -47,3 +50,22 @@ def test_somebody_who_has_work_always_gets_a_turn(candidates: list[Candidate], s
     held_late = [c for c in candidates if c.load_s == 0 and c.slack_s <= 0]
     if held_late:
         assert candidates[turn.index].slack_s <= MARGIN_S, "no one with time to spare goes before one who is late here"
+
+
+@pytest.mark.parametrize(
+    ("candidates", "least_slack_s", "index"),
+    [
+        ((Candidate("here", 1.0, 0.0), Candidate("next", 5.0, 0.7)), math.inf, 1),  # what it holds needs no loading
+        ((Candidate("later", 9.0, 0.7), Candidate("sooner", 5.0, 0.7)), math.inf, 1),
+        ((Candidate("next", 5.0, 0.7),), 2.0, None),  # what would give way must run before it
+        ((Candidate("next", 5.0, 0.7),), 8.0, 0),
+        ((Candidate("theirs", 5.0, 0.7, elsewhere=True),), math.inf, None),  # left to who holds it
+        ((Candidate("theirs", -5.0, 0.7, elsewhere=True),), math.inf, 0),  # unless it is so late that they can't
+        ((), math.inf, None),
+    ],
+)
+def test_what_is_loaded_while_another_runs(
+    candidates: tuple[Candidate, ...], least_slack_s: float, index: int | None
+) -> None:
+    turn = load_ahead(candidates, least_slack_s)
+    assert turn.index == index and turn.reason

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, next_turn
+from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, load_ahead, next_turn
 from bastide.sim.evaluate.table import find, parquet_rows
 
 LENGTHS = "servegen_client_length_quantiles.parquet"
@@ -32,6 +32,7 @@ LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
 HELD = 4  # models of 16 GB that a device of 80 GB holds beside their caches
 TURN_S = 0.5
 LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
+LOADS_AHEAD = ("oracle_paying", "bastide")  # copying a model while another computes, as Aegaeon does
 HINDSIGHT = ((4.0, 4.0), (2.0, 8.0), (1.0, 4.0), (0.5, 1.0))
 
 
@@ -72,6 +73,8 @@ class Device:
     running: int | None = None
     loaded_s: float = -math.inf
     idle: bool = True
+    loading: int | None = None  # brought here while another runs, there at `ready_s`
+    ready_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -158,22 +161,61 @@ class Pool:
         if self.policy == "keepalive_autoscale":
             stays = [model for model in able if model.number == device.running]
             return stays[0] if stays else min(able, key=lambda model: model.waiting[0].at_s)
-        candidates = [
-            Candidate(
-                str(model.number),
-                model.due_s(now_s),
-                0.0 if model.number in device.held else self._load_s,
-                model.number == device.running,
-                model.number not in device.held and self._holders[model.number] > 0 and self._load_s > 0,
-            )
-            for model in able
-        ]
-        turn = next_turn(candidates, now_s - device.loaded_s, *self._settings)
+        self._arrived(device, now_s)
+        turn = next_turn(self._candidates(device, able, now_s), now_s - device.loaded_s, *self._settings)
         return able[turn.index] if turn.index is not None else None
+
+    def _candidates(self, device: Device, able: Sequence[Model], now_s: float) -> list[Candidate]:
+        found = []
+        for model in able:
+            here = model.number in device.held
+            load_s = 0.0 if here else self._load_s
+            if model.number == device.loading:
+                here, load_s = True, max(0.0, device.ready_s - now_s)
+            elsewhere = not here and self._holders[model.number] > 0 and self._load_s > 0
+            found.append(
+                Candidate(str(model.number), model.due_s(now_s), load_s, model.number == device.running, elsewhere)
+            )
+        return found
+
+    @staticmethod
+    def _arrived(device: Device, now_s: float) -> None:
+        if device.loading is not None and device.ready_s <= now_s:
+            device.held.append(device.loading)
+            device.loaded_s, device.loading = device.ready_s, None
+
+    def _begin_ahead(self, device: Device, running: Model, now_s: float) -> None:
+        """While `running` has its turn, the next model comes."""
+        if self.policy not in LOADS_AHEAD or device.loading is not None:
+            return
+        able = [m for m in self.models if not m.busy and m is not running and (m.waiting or m.active)]
+        goes, slack_s = None, math.inf
+        if len(device.held) >= self._held:
+            others = [number for number in device.held if number != running.number]
+            if not others:
+                return
+            goes = min(others, key=self._worth)
+            if self.models[goes].waiting or self.models[goes].active:
+                slack_s = self.models[goes].due_s(now_s)
+        able = [model for model in able if model.number not in device.held]
+        turn = load_ahead(self._candidates(device, able, now_s), slack_s)
+        if turn.index is None:
+            return
+        if goes is not None:
+            device.held.remove(goes)
+            self._holders[goes] -= 1
+        device.loading, device.ready_s = able[turn.index].number, now_s + self._load_s
+        self._holders[device.loading] += 1
+        self.score.loads += 1
 
     def _turn(self, index: int, model: Model, now_s: float) -> float:
         """Load it if need be, compute the prompts that wait, then decode for a while. Returns when that ends."""
         device, score = self.devices[index], self.score
+        if model.number == device.loading:
+            now_s = max(now_s, device.ready_s)
+        elif device.loading is not None and model.number not in device.held:
+            now_s = max(now_s, device.ready_s)  # one after the other: they come over the same lane
+        self._arrived(device, now_s)
         if model.number in device.held:
             device.held.remove(model.number)
         else:
@@ -187,6 +229,7 @@ class Pool:
                 self._holders[goes] -= 1
         device.held.append(model.number)
         device.running, device.idle, model.busy, model.on = model.number, False, True, index
+        self._begin_ahead(device, model, now_s)
         while model.waiting and self._prompt_first(model, now_s):
             stream = model.waiting.pop(0)
             now_s += stream.prompt / PROMPT_TOKENS_PER_S
