@@ -10,6 +10,7 @@ from app_town import Town
 from house import until
 
 from bastide.adapters.isolation.volumes import sizes_refused
+from bastide.domain.errors import InvalidSpec
 
 MIB = 2**20
 KEEPER = """
@@ -83,10 +84,29 @@ def test_another_kind_is_refused_and_what_served_serves_on(town: Town) -> None:
     assert town.json("plain", "/add") == ["first", "first"]
 
 
-def test_a_size_below_what_there_is_is_refused(town: Town) -> None:
+def test_a_size_below_what_there_is_is_refused_and_a_rollback_keeps_it(town: Town) -> None:
+    assert deployed(town, "shrunk", "16MiB")["phase"] == "ready"
     assert deployed(town, "shrunk", "32MiB")["phase"] == "ready"
-    end = deployed(town, "shrunk", "16MiB")
-    assert end["failed"] and "can't be made smaller" in end["reason"]
+    with pytest.raises(InvalidSpec, match="can't be made smaller"):
+        deployed(town, "shrunk", "16MiB")
+    town.house.client.rollback("shrunk")
+    until(lambda: any(i["generation"] == 3 for i in town.house.client.service("shrunk")["instances"]))
+    assert town.json("shrunk", "/add") == ["first"]
+
+
+@pytest.mark.parametrize("size", ["4MiB", "0", "99TiB"])
+def test_what_is_no_size_is_refused(town: Town, size: str) -> None:
+    with pytest.raises(InvalidSpec, match="no size for a volume"):
+        deployed(town, "odd", size)
+
+
+def test_one_that_lies_in_another_is_there(town: Town) -> None:
+    volumes = [
+        {"name": "inner", "path": "/data/b", "size": "16MiB"},
+        {"name": "outer", "path": "/data", "size": "16MiB"},
+    ]
+    assert town.deploy("nested", {"main.py": KEEPER}, volumes=volumes)["phase"] == "ready"
+    assert town.json("nested") == ["b"]
 
 
 def test_nothing_is_left_mounted(rough_town: Town) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,19 +51,16 @@ def test_somebody_who_has_work_always_gets_a_turn(candidates: list[Candidate], s
 
 
 @pytest.mark.parametrize(
-    ("candidates", "least_slack_s", "index"),
+    ("candidates", "index"),
     [
-        ((Candidate("here", 1.0, 0.0), Candidate("next", 5.0, 0.7)), math.inf, 1),  # what it holds needs no loading
-        ((Candidate("later", 9.0, 0.7), Candidate("sooner", 5.0, 0.7)), math.inf, 1),
-        ((Candidate("next", 5.0, 0.7),), 2.0, None),  # what would give way must run before it
-        ((Candidate("next", 5.0, 0.7),), 8.0, 0),
-        ((Candidate("theirs", 5.0, 0.7, elsewhere=True),), math.inf, None),  # left to who holds it
-        ((Candidate("theirs", -5.0, 0.7, elsewhere=True),), math.inf, 0),  # unless it is so late that they can't
-        ((), math.inf, None),
+        ((Candidate("here", 1.0, 0.0), Candidate("next", 2.0, 0.7)), 1),  # what it holds needs no loading
+        ((Candidate("later", 3.0, 0.7), Candidate("sooner", 2.0, 0.7)), 1),
+        ((Candidate("next", MARGIN_S + 1, 0.7),), None),  # it can wait, and a place is worth something
+        ((Candidate("theirs", 2.0, 0.7, elsewhere=True),), None),  # left to who holds it
+        ((Candidate("theirs", -5.0, 0.7, elsewhere=True),), 0),  # unless it is so late that they can't
+        ((), None),
     ],
 )
-def test_what_is_loaded_while_another_runs(
-    candidates: tuple[Candidate, ...], least_slack_s: float, index: int | None
-) -> None:
-    turn = load_ahead(candidates, least_slack_s)
+def test_what_is_loaded_while_another_runs(candidates: tuple[Candidate, ...], index: int | None) -> None:
+    turn = load_ahead(candidates)
     assert turn.index == index and turn.reason

@@ -188,6 +188,25 @@ def test_code_remembers_and_shows(kept: Sandbox) -> None:
     assert kept.run_code("'x' in globals()").text == "False"  # a killed context begins anew
 
 
+def test_half_a_character_does_not_put_answers_out_of_step(kept: Sandbox) -> None:
+    kept.run_code("print('\\ud800')")
+    assert kept.run_code("1 + 1").text == "2" and kept.run_code("3 + 3").text == "6"
+    ended = kept.run_code("import os; os._exit(1)")
+    assert not ended.ok and ended.error is not None and "begins anew" in ended.error["value"]
+    assert kept.run_code("4 + 4").text == "8"
+
+
+def test_text_that_is_no_text_is_refused(kept: Sandbox, town: House) -> None:
+    for call in (
+        lambda: kept.spawn("true", tag="\ud800"),
+        lambda: kept.exec("cat", stdin="\ud800"),
+        lambda: Sandbox.create(metadata={"a": "\ud800"}, client=town.client),
+    ):
+        with pytest.raises(InvalidRequest, match="half a character"):
+            call()
+    assert kept.exec("echo on").stdout == "on\n"
+
+
 def test_urls_lead_to_ports_until_they_expire(kept: Sandbox, town: House) -> None:
     server = kept.spawn("cd /tmp && echo served > page && exec python3 -u -m http.server 8123 --bind 127.0.0.1")
     address = kept.url(8123)

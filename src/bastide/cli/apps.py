@@ -95,6 +95,8 @@ def uploaded(client: Client, text: str, base: Path, quiet: bool) -> str:
         directory = str(node.value)
         if directory not in packs:
             path = (base / directory).resolve()
+            if node in images and not path.exists():
+                raise InvalidRequest(f"there is no image {directory}")
             packed = packs[directory] = pack_file(path) if path.is_file() and node in images else pack(path)
             sent = client.upload(packed)
             if not quiet:

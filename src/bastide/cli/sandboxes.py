@@ -159,12 +159,20 @@ def url(
 def egress(
     context: typer.Context,
     sandbox: Identity,
-    allow: Annotated[list[str] | None, typer.Argument(help="Names, CIDRs or sets; none: nothing leaves.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names, CIDRs or sets that it may reach from now on; none given: what it may reach now."),
+    ] = None,
+    nothing: Annotated[bool, typer.Option("--nothing", help="Nothing may leave from now on.")] = False,
 ) -> None:
-    """Change what it may reach, at once."""
+    """What it may reach, or change that, at once."""
     one = _one(context, sandbox)
-    one.set_egress(allow or [])
-    out.print(f"{one.id} may reach {', '.join(allow) if allow else 'nothing'}")
+    if nothing and allow:
+        raise InvalidRequest("either names or --nothing, not both")
+    if allow or nothing:
+        one.set_egress(allow or [])
+    now = one.about["egress"]
+    out.print(f"{one.id} may reach {', '.join(now) if now else 'nothing'}")
 
 
 @sandbox_app.command("timeout")

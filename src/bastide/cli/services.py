@@ -118,6 +118,8 @@ def _spec_file(path: Path) -> Path | None:
         return next((path / name for name in SPEC_NAMES if (path / name).is_file()), None)
     if not path.exists():
         raise InvalidRequest(f"there is no file {path}")
+    if not path.is_file():
+        raise InvalidRequest(f"{path} is neither a file nor a directory")
     return path
 
 

@@ -153,7 +153,14 @@ def problems_of(control: Control, spec: ServiceSpec, line: int) -> list[Problem]
                 wrong("egress_tier", "the packet tier needs Bastide to run as root; the proxy tier does not")
     except InvalidRequest as error:
         wrong("egress", error.message)
+    there = control.loop.services.get((spec.project, name))
+    sizes = {}
+    if there is not None and there.spec.app is not None:
+        sizes = {volume.name: volume.bytes_max for volume in there.spec.app.volumes}
     for volume in app.volumes:
+        before = sizes.get(volume.name)
+        if before is not None and volume.bytes_max is not None and volume.bytes_max < before:
+            wrong("volumes", f"{volume.name!r} has {format_bytes(before)} and can't be made smaller; say that or more")
         if volume.bytes_max is not None and (refused := control.settings.volume_sizes_refused()) is not None:
             wrong("volumes", f"{volume.name!r}: {refused}")
     if app.target != Target() and spec.replicas.most == 1:

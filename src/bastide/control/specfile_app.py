@@ -25,6 +25,7 @@ from bastide.domain.units import parse_bytes
 
 APP_IN_FLIGHT = 100
 DAY_S = 86400.0
+VOLUME_BYTES_MIN, VOLUME_BYTES_MAX = 8 * 2**20, 2**44  # what a file system needs, and what one in a file can be
 TEXT_BYTES_MAX = 256 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _REFERENCE = re.compile(r"docker://[A-Za-z0-9][A-Za-z0-9._:/@-]{1,400}")
@@ -195,7 +196,7 @@ class AppReader(Reader):
             if label is None or path is None:
                 self.wrong(item.line, where, "needs `name:` and `path:`")
                 continue
-            found.append(Volume(label, path, self.leaf(item, where, "size", None, _size)))
+            found.append(Volume(label, path, self.leaf(item, where, "size", None, _volume_size)))
         for part in ("name", "path"):
             values = [getattr(volume, part) for volume in found]
             if len(set(values)) < len(values):
@@ -289,6 +290,13 @@ def _size(value: Any) -> int:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a size; write 512MiB or 6GiB")
     return parse_bytes(value)
+
+
+def _volume_size(value: Any) -> int:
+    size = _size(value)
+    if not VOLUME_BYTES_MIN <= size <= VOLUME_BYTES_MAX:
+        raise ValueError(f"{value!r} is no size for a volume; from 8 MiB to 16 TiB")
+    return size
 
 
 def _cron(value: Any) -> str:

@@ -14,7 +14,7 @@ from bastide.domain.ledger import Tokens
 from bastide.domain.lifecycle import Phase, ServicePhase, service_phase
 from bastide.domain.plan import DesiredService
 from bastide.domain.spec import ServiceSpec, SleepMode
-from bastide.domain.units import PICO_PER_UNIT, format_duration, money_number
+from bastide.domain.units import PICO_PER_UNIT, format_bytes, format_duration, money_number
 from bastide.ports.store import TimeRow, UsageRow
 
 
@@ -217,7 +217,12 @@ def spec_view(spec: ServiceSpec) -> dict[str, Any]:
             "target.p95_ms": round(app.target.p95_s * 1000, 3) if app.target.p95_s is not None else None,
             "target.cpu": app.target.cpu,
             "sleep": sleep,
-            "volumes": ", ".join(f"{volume.name} at {volume.path}" for volume in app.volumes),
+            "volumes": ", ".join(
+                f"{volume.name} at {volume.path}" + (f", {format_bytes(volume.bytes_max)}" if volume.bytes_max else "")
+                for volume in app.volumes
+            ),
+            "schedule": app.schedule,
+            "job": f"{app.job.retries} retries, {format_duration(app.job.limit_s)}" if app.job is not None else None,
             "public": app.public,
             "domains": ", ".join(app.domains),
             "isolation": app.isolation.value,

@@ -40,15 +40,15 @@ class App:
             raise ValueError("an app needs its build, and a node that has boxes")
         app, boxes = spec.app, place.boxes
         name = box_name(assignment.instance)
+        declared = sorted(app.volumes, key=lambda volume: volume.path)  # one that lies in another is laid after it
         volumes = tuple(
-            Owned(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}", volume.bytes_max)
-            for volume in app.volumes
+            Owned(f"{boxes.volumes}/{spec.project}/{spec.name}/{volume.name}", volume.bytes_max) for volume in declared
         )
         mounts = (
             *(boxes.image_mounts if build.root else boxes.mounts),
             *(() if build.root else (Mount(build.source, DIRECTORY),)),
             *(Mount(source, target) for source, target in build.mounts),
-            *(_volume(owned, volume.path) for owned, volume in zip(volumes, app.volumes, strict=True)),
+            *(_volume(owned, volume.path) for owned, volume in zip(volumes, declared, strict=True)),
             *((Mount(boxes.door, DOOR),) if boxes.door else ()),
         )
         folders = dict.fromkeys(file.path.rpartition("/")[0] for file in app.config_files)

@@ -296,9 +296,9 @@ def _is_below(path: str, pages: tuple[str, ...]) -> bool:
 def _own_origin(request: Request) -> bytes | None:
     """The token of a signed address that is a host name: its pages have an origin of their own."""
     host = request.header(b"host")
-    if host is None or not host.startswith(b"s-"):
+    if host is None or host[:2] not in (b"s-", b"S-"):
         return None
-    label, _, rest = host.partition(b".")
+    label, _, rest = host.lower().partition(b".")
     return label[2:] if rest.partition(b":")[0] == b"localhost" and label[2:].isalnum() else None
 
 

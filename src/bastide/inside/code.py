@@ -31,6 +31,7 @@ class Context:
         )
         self.lock = threading.Lock()
         self.rest = b""
+        self.question = 0
 
     @property
     def over(self) -> bool:
@@ -57,8 +58,14 @@ def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[
     deadline = time.monotonic() + float(limit) if limit else None
     with context.lock:
         assert context.process.stdin is not None and context.process.stdout is not None
-        context.process.stdin.write(json.dumps({"code": str(asked.get("code", ""))}).encode() + b"\n")
-        context.process.stdin.flush()
+        context.question += 1
+        try:
+            question = {"n": context.question, "code": str(asked.get("code", ""))}
+            context.process.stdin.write(json.dumps(question).encode() + b"\n")
+            context.process.stdin.flush()
+        except BrokenPipeError:
+            _died(line, context)
+            return
         output = context.process.stdout.fileno()
         while True:
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -80,8 +87,15 @@ def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[
                 if data:
                     continue
             if context.ending.read in ready:
-                wire.send_json(line, wire.EXIT, {"ok": False, "timed_out": False, "died": True})
+                _died(line, context)
                 return
+
+
+def _died(line: socket.socket, context: Context) -> None:
+    context.ending.event.wait()
+    how = "ended itself" if context.ending.status is None else f"ended with wait status {context.ending.status}"
+    error = {"name": "InterpreterEnded", "value": f"the interpreter {how}; the next code begins anew", "traceback": []}
+    wire.send_json(line, wire.EXIT, {"ok": False, "timed_out": False, "died": True, "error": error})
 
 
 def _told(line: socket.socket, context: Context, data: bytes) -> bool:
@@ -95,6 +109,8 @@ def _told(line: socket.socket, context: Context, data: bytes) -> bool:
             continue
         if not isinstance(said, dict) or "kernel" not in said:
             wire.send(line, wire.OUTPUT, one + b"\n")
+        elif said.get("n") != context.question:
+            continue  # of a question that nobody waits for any more
         elif said["kernel"] == "out":
             wire.send(line, wire.OUTPUT if said["stream"] == "stdout" else wire.ERRORS, said["text"].encode())
         elif said["kernel"] == "result":

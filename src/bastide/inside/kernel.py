@@ -19,8 +19,12 @@ _REPRESENTATIONS = {
 }  # fmt: skip
 
 
+_question = 0  # which one is being answered; what comes late must not be taken for the next one's
+
+
 def say(**words: Any) -> None:
-    data = json.dumps(words).encode() + b"\n"
+    # Half a character can be printed, but not sent.
+    data = json.dumps({"n": _question, **words}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
     while data:
         data = data[os.write(_SAY, data) :]
 
@@ -85,14 +89,17 @@ def run(code: str, names: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    global _question
     names: dict[str, Any] = {"__name__": "__main__", "display": display}
     os.environ.setdefault("MPLBACKEND", "agg")
     # Programs that the code starts write to standard output themselves: it comes through as it is.
     sys.stdout, sys.stderr = Stream("stdout"), Stream("stderr")
     for line in io.TextIOWrapper(io.FileIO(0), encoding="utf-8"):
         error = None
+        asked = json.loads(line)
+        _question = asked["n"]
         try:
-            run(json.loads(line)["code"], names)
+            run(asked["code"], names)
         except SystemExit as end:
             error = {"name": "SystemExit", "value": str(end.code), "traceback": []}
         except BaseException as failure:

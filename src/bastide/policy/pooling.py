@@ -74,17 +74,17 @@ def next_turn(
     return Turn(least, f"{chosen.name} is due first, in {format_duration(max(0.0, chosen.due_s))}")
 
 
-def load_ahead(candidates: Sequence[Candidate], least_slack_s: float, steal_s: float = STEAL_S) -> Turn:
+def load_ahead(candidates: Sequence[Candidate], margin_s: float = MARGIN_S, steal_s: float = STEAL_S) -> Turn:
     """Which model to bring onto the device while another one runs there: of those that it does not hold, the one that must run
-    soonest. Copying uses other parts of a device than computing, so this costs what it must give way for, and no time.
+    soonest, once it is urgent. Copying uses other parts of a device than computing, so this costs a place and no time.
 
-    `least_slack_s`: of what would give way, infinite where that has no work. What has work goes only for what is more urgent.
+    To be asked where there is a place, or what would give way has no work.
     """
     open_ = [i for i, one in enumerate(candidates) if one.load_s > 0 and (not one.elsewhere or one.slack_s < steal_s)]
     if not open_:
         return Turn(None, "it holds all that has work, or others do")
     first = min(open_, key=lambda i: candidates[i].slack_s)
     chosen = candidates[first]
-    if chosen.slack_s >= least_slack_s:
-        return Turn(None, f"what would give way for {chosen.name} must run before it")
+    if chosen.slack_s >= margin_s:
+        return Turn(None, f"{chosen.name} can wait {format_duration(chosen.slack_s)}")
     return Turn(first, f"{chosen.name} is loaded meanwhile: it is due in {format_duration(max(0.0, chosen.due_s))}")

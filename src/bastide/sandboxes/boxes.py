@@ -65,6 +65,10 @@ class Boxes:
             raise Unsupported(f"the {tier.value} tier does not hold on this machine; `bastide doctor` says why")
         return found
 
+    def saves(self, tier: Tier) -> bool:
+        """Whether a tier holds here, and can save processes."""
+        return bool(getattr(self._isolations.get(tier), "pauses", False))
+
     def pauses(self, tier: Tier) -> Pausing:
         """Raises Unsupported, by name, where a tier can't save processes."""
         found: Any = self.tier(tier)
@@ -182,7 +186,7 @@ class Boxes:
         return line
 
     async def _open(self, running: Running, question: dict[str, Any]) -> Line:
-        isolation = self._isolations[running.box.tier]
+        isolation = self.tier(running.box.tier)
         path, descriptor = isolation.connect_path(running.box, "agent", running.pid)
         return await Line.open(path, descriptor, question)
 
@@ -198,7 +202,7 @@ class Boxes:
 
     async def rest(self, name: str, *, page_out: bool) -> None:
         running = self.running[name]
-        isolation = self._isolations[running.box.tier]
+        isolation = self.tier(running.box.tier)
         await asyncio.to_thread(isolation.freeze, running.box, running.pid)
         running.frozen = True
         if page_out:
@@ -206,7 +210,7 @@ class Boxes:
 
     async def thaw(self, name: str) -> None:
         running = self.running[name]
-        isolation = self._isolations[running.box.tier]
+        isolation = self.tier(running.box.tier)
         isolation.thaw(running.box, running.pid)  # a write to one file: quicker than a thread
         running.frozen = False
 
@@ -239,7 +243,7 @@ class Boxes:
         running = self.running.get(name)
         if running is None:
             return
-        isolation: Any = self._isolations[running.box.tier]
+        isolation: Any = self._isolations.get(running.box.tier)  # it may hold no more: its program is gone
         if not getattr(isolation, "pauses", False) or running.frozen:
             return
         with contextlib.suppress(OSError):

@@ -275,9 +275,7 @@ class House(Saving):
 
     def _idle(self, live: Live) -> Idle:
         phase = live.sandbox.phase
-        pauses = live.sandbox.spec.egress.tier != "packet" and bool(
-            getattr(self.boxes.tier(live.sandbox.spec.tier), "pauses", False)
-        )
+        pauses = live.sandbox.spec.egress.tier != "packet" and self.boxes.saves(live.sandbox.spec.tier)
         return Idle(
             phase is SandboxPhase.RUNNING,
             phase is SandboxPhase.LIGHT,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.text import Text
 
 from bastide.cli.context import Context, JsonOption
@@ -155,7 +156,7 @@ def doctor(
                 Text(finding.state, styles[finding.state]),
                 finding.name,
                 finding.detail,
-                finding.mend,
+                escape(finding.mend),
             )
             topic = finding.topic
         out.print(shown)

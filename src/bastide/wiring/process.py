@@ -142,6 +142,7 @@ def _control(launch: Launch, places: Places) -> None:
         async def main_loop(self) -> None:
             await asyncio.Event().wait()
 
+    from bastide.adapters.calm import calm
     from bastide.adapters.clock import SystemClock
     from bastide.adapters.isolation.volumes import sizes_refused
     from bastide.adapters.journal.file import FileJournalReader
@@ -184,7 +185,7 @@ def _control(launch: Launch, places: Places) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(settings.http_socket)
         config = uvicorn.Config(
-            application(control), uds=settings.http_socket, log_level="warning", access_log=False, lifespan="off",
+            calm(application(control)), uds=settings.http_socket, log_level="warning", access_log=False, lifespan="off",
             loop="none", timeout_graceful_shutdown=2, timeout_keep_alive=3600, date_header=False,
         )  # fmt: skip
         server = _QuietServer(config)

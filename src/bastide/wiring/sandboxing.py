@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
+from bastide.adapters.calm import calm
 from bastide.adapters.clock import SystemClock
 from bastide.adapters.isolation.folders import interpreter
 from bastide.adapters.journal.file import FileJournalWriter
@@ -64,7 +65,7 @@ def run(
         house = _house(launch, places, boxes, reports)
         holder.append(house)
         config = uvicorn.Config(
-            application(house), log_level="warning", access_log=False, lifespan="off", loop="none",
+            calm(application(house)), log_level="warning", access_log=False, lifespan="off", loop="none",
             timeout_graceful_shutdown=2, timeout_keep_alive=3600, date_header=False,
         )  # fmt: skip
         server = _QuietServer(config)

@@ -91,18 +91,19 @@ def sizes_refused() -> str | None:
 
 
 def _make_file(file: Path, size: int) -> None:
-    with open(file, "xb") as made:
-        made.truncate(max(size, BYTES_MIN))
+    try:
+        with open(file, "xb") as made:
+            made.truncate(max(size, BYTES_MIN))
+    except OSError as error:
+        raise NoRoom(
+            f"the disk takes no volume of {format_bytes(size)}: {error.strerror}; say a smaller size"
+        ) from None
     _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", str(file))
 
 
 def _grow(file: Path, size: int) -> None:
-    have = file.stat().st_size
-    if size < have:
-        raise Conflict(
-            f"the volume {file.stem!r} holds up to {format_bytes(have)} and can't be made smaller; say that size or more"
-        )
-    if size == have:
+    """It never becomes smaller: a deploy that asks for that is refused, a rollback to a smaller size keeps what there is."""
+    if size <= file.stat().st_size:
         return
     os.truncate(file, size)  # its file system grows when it is mounted next
 

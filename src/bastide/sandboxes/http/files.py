@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel
 
 from bastide.inside import wire
 from bastide.sandboxes.house import House
+from bastide.sandboxes.http.bodies import Body
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import opened
 from bastide.sandboxes.line import Line
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
 Path = Annotated[str, Query(min_length=1, max_length=4096, description="Absolute, or below the home directory")]
 
 
-class MoveBody(BaseModel, extra="forbid"):
+class MoveBody(Body):
     path: str
     to: str
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bastide.domain.errors import InvalidRequest
 from bastide.domain.isolation import Limits, Tier
 from bastide.domain.sandboxes import DISK_BYTES, TIMEOUT_S, EgressRules, Sandbox, SandboxSpec, Snapshot
 from bastide.domain.units import parse_bytes
+from bastide.sandboxes.http.bodies import Body
 from bastide.sandboxes.http.caller import TheCaller, TheHouse, TheLive
 from bastide.sandboxes.tokens import TOKEN_S_MAX
 
@@ -23,7 +24,7 @@ PROCESSES = 512
 MEMORY_BYTES = 512 * 2**20
 
 
-class CreateBody(BaseModel, extra="forbid"):
+class CreateBody(Body):
     """What is wanted. Everything has a default."""
 
     template: str = Field(default="python", description="base, python, node, one of your own, or snapshot:ID")
@@ -51,23 +52,23 @@ class CreateBody(BaseModel, extra="forbid"):
     )
 
 
-class TimeoutBody(BaseModel, extra="forbid"):
+class TimeoutBody(Body):
     timeout: float
 
 
-class EgressBody(BaseModel, extra="forbid"):
+class EgressBody(Body):
     allow: list[str]
 
 
-class SnapshotBody(BaseModel, extra="forbid"):
+class SnapshotBody(Body):
     name: str = Field(default="", max_length=200)
 
 
-class ForkBody(BaseModel, extra="forbid"):
+class ForkBody(Body):
     count: int = Field(default=1, ge=1, le=20)
 
 
-class UrlBody(BaseModel, extra="forbid"):
+class UrlBody(Body):
     port: int = Field(ge=1, le=65535)
     expires_in: float = Field(default=3600.0, gt=0, le=TOKEN_S_MAX, description="Seconds")
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bastide.domain.errors import InvalidRequest
 from bastide.inside import wire
+from bastide.sandboxes.http.bodies import Body
 from bastide.sandboxes.http.caller import TheHouse, TheLive
 from bastide.sandboxes.http.frames import FRAMES, answered, opened, streamed
 from bastide.sandboxes.line import Line
@@ -18,12 +19,12 @@ from bastide.sandboxes.line import Line
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
 
 
-class TerminalSize(BaseModel, extra="forbid"):
+class TerminalSize(Body):
     cols: int = Field(default=80, ge=1, le=1000)
     rows: int = Field(default=24, ge=1, le=1000)
 
 
-class ExecBody(BaseModel, extra="forbid"):
+class ExecBody(Body):
     """`command` is given to the shell; `argv` is run as it is. `stdin`: text it reads."""
 
     command: str | None = None
@@ -34,7 +35,7 @@ class ExecBody(BaseModel, extra="forbid"):
     stdin: str | None = None
 
 
-class SpawnBody(BaseModel, extra="forbid"):
+class SpawnBody(Body):
     command: str | None = None
     argv: list[str] | None = None
     cwd: str | None = None
@@ -44,11 +45,11 @@ class SpawnBody(BaseModel, extra="forbid"):
     pty: TerminalSize | None = None
 
 
-class SignalBody(BaseModel, extra="forbid"):
+class SignalBody(Body):
     signal: str | int = "SIGTERM"
 
 
-class CodeBody(BaseModel, extra="forbid"):
+class CodeBody(Body):
     code: str
     context: str = "default"
     timeout: float | None = Field(default=None, gt=0)

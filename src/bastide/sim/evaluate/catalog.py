@@ -171,6 +171,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise InvalidRequest(f"--seeds {text}: give numbers and ranges, such as 42-51 or 42,45")
+        if int(last or first) - int(first) >= 10_000:
+            raise InvalidRequest(f"--seeds {text}: between 1 and 10,000 seeds")
         seeds.extend(range(int(first), int(last or first) + 1))
     if not seeds or len(seeds) > 10_000:
         raise InvalidRequest(f"--seeds {text}: between 1 and 10,000 seeds")

@@ -189,16 +189,16 @@ class Pool:
         if self.policy not in LOADS_AHEAD or device.loading is not None:
             return
         able = [m for m in self.models if not m.busy and m is not running and (m.waiting or m.active)]
-        goes, slack_s = None, math.inf
+        goes = None
         if len(device.held) >= self._held:
             others = [number for number in device.held if number != running.number]
             if not others:
                 return
             goes = min(others, key=self._worth)
             if self.models[goes].waiting or self.models[goes].active:
-                slack_s = self.models[goes].due_s(now_s)
+                return
         able = [model for model in able if model.number not in device.held]
-        turn = load_ahead(self._candidates(device, able, now_s), slack_s)
+        turn = load_ahead(self._candidates(device, able, now_s), self._settings[0])
         if turn.index is None:
             return
         if goes is not None:
