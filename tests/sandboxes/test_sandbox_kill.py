@@ -260,3 +260,26 @@ def _quietly(call: Callable[[], object]) -> None:
         call()
     except BastideError as error:
         assert not re.search(r"Traceback", str(error))
+
+
+def test_a_tier_that_is_gone_takes_nothing_else_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sandboxes wait until it is there again; all else goes on."""
+    house = House(tmp_path / "house", "--memory", "1GiB", "--sandbox-spares", "0").start()
+    try:
+        holds(house, "gvisor")
+        kept = Sandbox.create(client=house.client, tier="gvisor", timeout=600)
+        kept.run_code("x = 41")
+        house.end()
+        monkeypatch.setenv("RUNSC_PATH", "/nowhere/runsc")
+        house.start()
+        assert [one.id for one in Sandbox.list(client=house.client)] == [kept.id]
+        again = Sandbox.connect(kept.id, house.client)
+        with pytest.raises(Unsupported, match="gvisor tier does not hold"):
+            again.exec("true")
+        assert Sandbox.create(client=house.client, tier="namespace", timeout=60).exec("true").ok
+        house.end()
+        monkeypatch.delenv("RUNSC_PATH")
+        house.start()
+        assert Sandbox.connect(kept.id, house.client).run_code("x + 1").text == "42"
+    finally:
+        house.end()
