@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from house import House
+from house import House, until
 
 from bastide import Sandbox
 from bastide.domain.errors import BastideError, NotFound, Unsupported
@@ -105,6 +105,31 @@ def test_a_sandbox_lives_on_when_what_serves_it_is_killed(house: House) -> None:
     sandbox.kill()
     with pytest.raises(NotFound):
         sandbox.refresh()
+
+
+def frozen(house: House) -> list[str]:
+    """Boxes that a control group has stopped."""
+    name = hashlib.sha256(str(house.data).encode()).hexdigest()[:12]
+    found = []
+    for path in Path("/sys/fs/cgroup").glob(f"**/*{name}*/*/freezer.state"):
+        found += [path.parent.name] if path.read_text().strip() == "FROZEN" else []
+    for path in Path("/sys/fs/cgroup").glob(f"*{name}*/*/cgroup.freeze"):
+        found += [path.parent.name] if path.read_text().strip() == "1" else []
+    return found
+
+
+@pytest.mark.parametrize("tier", ["namespace", "gvisor"])
+def test_what_is_frozen_ends_at_once(house: House, tier: str) -> None:
+    """On control groups of version 1 a frozen process does not die: a keeper that waited for it waited for ever."""
+    holds(house, tier)
+    sandbox = Sandbox.create(client=house.client, tier=tier, timeout=600)
+    if not sandbox.metrics()["memory_bytes"] or not Path("/sys/fs/cgroup/freezer").exists():
+        pytest.skip("no control group of version 1 freezes here")
+    until(lambda: frozen(house))  # its spare
+    began = time.monotonic()
+    house.end()
+    assert time.monotonic() - began < 10.0
+    assert left_over(house) == {"processes": [], "groups": [], "mounts": [], "files": []}
 
 
 def test_nothing_is_left_when_all_have_ended(tmp_path: Path) -> None:

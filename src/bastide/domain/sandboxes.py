@@ -17,9 +17,13 @@ class SandboxPhase(StrEnum):
 
     CREATING = "creating"
     RUNNING = "running"
+    FROZEN = "frozen"  # stopped, its memory kept; any use wakes it
     LIGHT = "light"  # stopped and paged out; any use wakes it
     PAUSED = "paused"  # saved with its processes and ended; `resume`, or any use, brings it back
     ENDED = "ended"  # being cleared away
+
+
+RESTING = (SandboxPhase.FROZEN, SandboxPhase.LIGHT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,6 @@
 """What runs inside every box, by path and with nothing but the standard library. Nothing of Bastide is imported there."""
 
-from __future__ import annotations
-
-import os
-
-DIRECTORY = os.path.dirname(os.path.abspath(__file__))  # no pathlib: a user may wait while this is imported
+DIRECTORY = __file__.rpartition("/")[0]  # no os, no pathlib: a user may wait while this is imported
 SHOWN_AT = "/run/bastide/inside"  # where a box sees this directory
 
 

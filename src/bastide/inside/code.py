@@ -6,8 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
-import subprocess
 import sys
 import threading
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .agent import Agent
+    from .quick import Socket
 
 
 class Context:
@@ -26,23 +25,47 @@ class Context:
     def __init__(self, environment: dict[str, str], directory: str) -> None:
         interpreter = environment.get("BASTIDE_PYTHON", sys.executable)
         kernel = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel.py")
-        self.process, self.ending = processes.start(
-            [interpreter, "-u", kernel], environment, directory, subprocess.PIPE, subprocess.PIPE, subprocess.STDOUT
-        )
+        output, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.process = processes.start(
+                [interpreter, "-u", kernel], environment, directory, processes.PIPE, theirs, theirs
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        self.output, self.ending = output, self.process.ending
         self.lock = threading.Lock()
         self.rest = b""
         self.question = 0
 
     @property
     def over(self) -> bool:
-        return self.ending.event.is_set()
+        return self.ending.open
 
     def end(self) -> None:
         processes.kill_group(self.process.pid, signal.SIGKILL)
-        self.ending.event.wait()
+        self.ending.wait()
+
+    def close(self) -> None:
+        """Once it is over, and nobody asks it any more."""
+        with self.lock:
+            self.process.close()
+            os.close(self.output)
+            self.ending.close()
+
+    def ask(self, code: str) -> None:
+        """Raises BrokenPipeError where it is gone."""
+        self.question += 1
+        left = memoryview(json.dumps({"n": self.question, "code": code}).encode() + b"\n")
+        while left:
+            if self.process.stdin is None:
+                raise BrokenPipeError
+            left = left[os.write(self.process.stdin, left) :]
 
 
-def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_code(agent: Agent, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     """Run code in a context; results are answers, what it prints is output, the end says whether it failed."""
     name = str(asked.get("context", "default"))
     with agent.lock:
@@ -50,6 +73,7 @@ def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[
         if context is None or context.over or asked.get("restart"):
             if context is not None:
                 context.end()
+                threading.Thread(target=context.close, daemon=True).start()  # a question to it may just be ending
             directory = str(asked.get("cwd") or agent.environment.get("HOME", "/"))
             context = agent.kernels[name] = Context(dict(agent.environment), directory)
     import time
@@ -57,16 +81,12 @@ def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[
     limit = asked.get("timeout_s")
     deadline = time.monotonic() + float(limit) if limit else None
     with context.lock:
-        assert context.process.stdin is not None and context.process.stdout is not None
-        context.question += 1
         try:
-            question = {"n": context.question, "code": str(asked.get("code", ""))}
-            context.process.stdin.write(json.dumps(question).encode() + b"\n")
-            context.process.stdin.flush()
+            context.ask(str(asked.get("code", "")))
         except BrokenPipeError:
             _died(line, context)
             return
-        output = context.process.stdout.fileno()
+        output = context.output
         while True:
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _, _ = select.select([output, line, context.ending.read], [], [], wait_s)
@@ -91,14 +111,14 @@ def on_code(agent: Agent, line: socket.socket, reader: wire.Reader, asked: dict[
                 return
 
 
-def _died(line: socket.socket, context: Context) -> None:
-    context.ending.event.wait()
+def _died(line: Socket, context: Context) -> None:
+    context.ending.wait()
     how = "ended itself" if context.ending.status is None else f"ended with wait status {context.ending.status}"
     error = {"name": "InterpreterEnded", "value": f"the interpreter {how}; the next code begins anew", "traceback": []}
     wire.send_json(line, wire.EXIT, {"ok": False, "timed_out": False, "died": True, "error": error})
 
 
-def _told(line: socket.socket, context: Context, data: bytes) -> bool:
+def _told(line: Socket, context: Context, data: bytes) -> bool:
     """Pass on the kernel's lines; True once the code has ended."""
     *lines, context.rest = (context.rest + data).split(b"\n")
     for one in lines:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import shutil
-import socket
 import stat
 
 from . import wire
+from .quick import remove
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
+
+    from .quick import Socket
 
 CHUNK = 1 << 18
 LIST_MAX = 100_000
@@ -44,12 +44,12 @@ def _about(path: str, name: str, status: os.stat_result) -> dict[str, Any]:
     return about
 
 
-def on_stat(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_stat(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     path = _path(asked)
     wire.send_json(line, wire.ANSWER, _about(path, os.path.basename(path) or "/", os.lstat(path)))
 
 
-def on_list(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_list(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     path, depth = _path(asked), int(asked.get("depth", 1))
     found: list[dict[str, Any]] = []
     truncated = False
@@ -73,7 +73,7 @@ def on_list(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> 
     wire.send_json(line, wire.END, {"truncated": truncated})
 
 
-def on_read(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_read(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     left = int(asked["length"]) if asked.get("length") is not None else None
     with open(_path(asked), "rb") as file:
         status = os.fstat(file.fileno())
@@ -91,7 +91,7 @@ def on_read(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> 
     wire.send(line, wire.END)
 
 
-def on_write(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_write(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     """Whole or not at all: written beside it and put in its place, unless it is to be appended to."""
     path = _path(asked)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -117,29 +117,32 @@ def on_write(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) ->
             os.replace(part, path)
     except BaseException:
         if not append:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
+            remove(part)
         raise
     wire.send_json(line, wire.ANSWER, {"path": path, "written_bytes": written})
 
 
-def on_move(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_move(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     source, target = _path(asked), _path(asked, "to")
     os.makedirs(os.path.dirname(target), exist_ok=True)
+    import shutil
+
     shutil.move(source, target)
     wire.send_json(line, wire.ANSWER, {"path": target})
 
 
-def on_remove(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_remove(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     path = _path(asked)
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil
+
         shutil.rmtree(path)
     else:
         os.unlink(path)
     wire.send_json(line, wire.ANSWER, {"path": path})
 
 
-def on_mkdir(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_mkdir(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     path = _path(asked)
     os.makedirs(path, exist_ok=True)
     wire.send_json(line, wire.ANSWER, {"path": path})
@@ -148,7 +151,7 @@ def on_mkdir(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) ->
 class _Frames:
     """A tar's writer or reader over frames."""
 
-    def __init__(self, line: socket.socket, reader: wire.Reader) -> None:
+    def __init__(self, line: Socket, reader: wire.Reader) -> None:
         self._line, self._reader, self._rest, self._over = line, reader, b"", False
 
     def write(self, data: bytes) -> int:
@@ -174,7 +177,7 @@ class _Frames:
             self.read(1)
 
 
-def on_download(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_download(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     """A file or a whole tree, as a tar."""
     import tarfile
 
@@ -187,7 +190,7 @@ def on_download(line: socket.socket, reader: wire.Reader, asked: dict[str, Any])
     wire.send(line, wire.END)
 
 
-def on_upload(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_upload(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     """A tar, laid below a directory; members that would lead out of it are refused."""
     import tarfile
 
@@ -203,7 +206,7 @@ def on_upload(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -
     wire.send_json(line, wire.ANSWER, {"path": path, "entries": count})
 
 
-def on_watch(line: socket.socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+def on_watch(line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
     """What changes in a directory, told as it does, until the host hangs up."""
     import ctypes
     import struct

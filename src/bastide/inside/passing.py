@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
+import _socket
+
+from .quick import Gate, Socket, hang_up, start_thread, unix
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SPLICE_BYTES = 1 << 16
+CONNECT_S_MAX = 10.0
 PROXY_PORT = 3128
 PROXY_SOCKET = "/run/bastide/egress/proxy"
 PROXY_NAMES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
 
 
-def listening(port: int) -> socket.socket:
+def listening(port: int) -> Socket:
     """A port of the box's own loopback."""
-    listener = socket.socket(socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = Socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(128)
     return listener
@@ -33,27 +34,36 @@ def proxy_environment(environment: dict[str, str]) -> None:
         environment.setdefault(name, "localhost,127.0.0.1,::1")
 
 
-def to_port(port: int) -> socket.socket:
+def to_port(port: int) -> Socket:
+    """Raises OSError where nothing listens there."""
     try:
-        return socket.create_connection(("127.0.0.1", port), 10.0)
+        return _connected(_socket.AF_INET, "127.0.0.1", port)
     except ConnectionRefusedError:
-        six = socket.socket(socket.AF_INET6)
         try:
-            six.connect(("::1", port))
+            return _connected(_socket.AF_INET6, "::1", port)
         except OSError:
-            six.close()
             raise ConnectionRefusedError(f"nothing listens on port {port}") from None
-        return six
+
+
+def _connected(family: int, address: str, port: int) -> Socket:
+    upstream = Socket(family, _socket.SOCK_STREAM)
+    try:
+        upstream.settimeout(CONNECT_S_MAX)
+        upstream.connect((address, port))
+    except BaseException:
+        upstream.close()
+        raise
+    return upstream
 
 
 class Passage:
     """`open`: every socket that is open, so that all can be let go of at once."""
 
     def __init__(self) -> None:
-        self.open: set[socket.socket] = set()
+        self.open: set[Socket] = set()
 
-    def to_proxy(self, line: socket.socket) -> None:
-        upstream = socket.socket(socket.AF_UNIX)
+    def to_proxy(self, line: Socket) -> None:
+        upstream = unix()
         try:
             upstream.connect(PROXY_SOCKET)
         except OSError:
@@ -64,11 +74,11 @@ class Passage:
             return
         self.splice(line, upstream, b"")
 
-    def to_door(self, path: str) -> Callable[[socket.socket], None]:
+    def to_door(self, path: str) -> Callable[[Socket], None]:
         """To one socket outside: the gateway, which asks for a key."""
 
-        def serve(line: socket.socket) -> None:
-            upstream = socket.socket(socket.AF_UNIX)
+        def serve(line: Socket) -> None:
+            upstream = unix()
             try:
                 upstream.connect(path)
             except OSError:
@@ -79,30 +89,32 @@ class Passage:
 
         return serve
 
-    def splice(self, one: socket.socket, other: socket.socket, first: bytes) -> None:
+    def splice(self, one: Socket, other: Socket, first: bytes) -> None:
         """Bytes both ways until both ends have said all they had to say."""
         self.open.add(other)
         try:
             other.settimeout(None)
-            if other.family != socket.AF_UNIX:
-                other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if other.family != _socket.AF_UNIX:
+                other.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             if first:
                 other.sendall(first)
-            back = threading.Thread(target=pour, args=(other, one), daemon=True)
-            back.start()
+            over = Gate()
+            start_thread(pour, other, one, over)
             pour(one, other)
-            back.join()
+            over.wait()
         finally:
             self.open.discard(other)
             other.close()
 
 
-def pour(source: socket.socket, target: socket.socket) -> None:
+def pour(source: Socket, target: Socket, over: Gate | None = None) -> None:
     try:
         while data := source.recv(SPLICE_BYTES):
             target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        target.shutdown(_socket.SHUT_WR)
     except OSError:
         for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            hang_up(end)
+    finally:
+        if over is not None:
+            over.set()

@@ -1,49 +1,63 @@
-"""Processes inside a box: started, listened to, told things, ended; their output kept for whoever comes back.
+"""Processes inside a box: started, listened to, told things, ended.
 
-Owns every child of the agent. There is one reaper: as process 1 of a box the agent inherits every orphan.
+Owns every child of the agent. There is one reaper: as process 1 of a box the agent inherits every orphan. Imported while
+a user waits, so it uses what the interpreter has built in.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import subprocess
-import threading
-import time
-from collections import deque
+import posix
+from errno import EACCES, ENOENT
+from select import POLLIN, poll
+from time import monotonic
 
 from . import wire
+from .quick import Gate, Lock, exists
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
 
-KEPT_BYTES = 1 << 20  # of a background process's output, for whoever attaches later
 CHUNK = 1 << 16
-ENDED_KEPT = 256  # background processes that are over, with their last output
+PIPE = -1
 PTY_START = 'exec "$0" "$@" <"$BASTIDE_TTY" >"$BASTIDE_TTY" 2>&1'
+# What the agent ignores, or Python does: a program inside finds them as any program does. SIGHUP, SIGPIPE, SIGXFSZ.
+ORDINARY_AGAIN = (1, 13, 25)
+SIGKILL = 9
 
-_lock = threading.Lock()
+_lock = Lock()
 _ends: dict[int, Ending] = {}
 
 
-class Ending:
-    """How a process ended; `event` is set then."""
+class Ending(Gate):
+    """How a process ended; the gate opens then."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        super().__init__()
         self.status: int | None = None
-        self.read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # becomes readable when it has ended
+        self.read, self._write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)  # becomes readable when it has ended
 
-    def set(self, status: int) -> None:
+    def end(self, status: int) -> None:
         self.status = status
-        self.event.set()
-        os.close(self._write)
+        self.set()
+        posix.close(self._write)
 
     def close(self) -> None:
-        os.close(self.read)
+        posix.close(self.read)
+
+
+class Started:
+    """A process, leader of a session of its own. The ends of its pipes that are ours, as descriptors; None: there is none."""
+
+    def __init__(self, pid: int, ending: Ending, ours: list[int | None]) -> None:
+        self.pid, self.ending = pid, ending
+        self.stdin, self.stdout, self.stderr = ours
+
+    def close(self) -> None:
+        for descriptor in (self.stdin, self.stdout, self.stderr):
+            if descriptor is not None:
+                posix.close(descriptor)
+        self.stdin = self.stdout = self.stderr = None
 
 
 def reap() -> None:
@@ -51,80 +65,115 @@ def reap() -> None:
     while True:
         with _lock:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             ending = _ends.pop(pid, None)
         if ending is not None:
-            ending.set(status)
+            ending.end(status)
 
 
 def start(
     argv: list[str],
     environment: dict[str, str],
     directory: str,
-    stdin: Any = subprocess.DEVNULL,
-    stdout: Any = subprocess.PIPE,
-    stderr: Any = subprocess.PIPE,
-) -> tuple[subprocess.Popen[bytes], Ending]:
-    """Start one as leader of a session of its own. Raises OSError where it can't be."""
-    with _lock:  # it must be known before it can be reaped
-        process = subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=directory, env=environment, start_new_session=True
-        )
-        ending = _ends[process.pid] = Ending()
-    return process, ending
+    stdin: int | None = None,
+    stdout: int | None = PIPE,
+    stderr: int | None = PIPE,
+) -> Started:
+    """Start one. Its ends: None nothing (or, of its output, ours), PIPE a pipe, else a descriptor. Raises OSError."""
+    if not argv or not argv[0]:
+        raise ValueError("there is no program to start")
+    ours: list[int | None] = [None, None, None]
+    theirs: list[int] = []
+    actions: list[tuple[Any, ...]] = []
+    try:
+        for number, asked in enumerate((stdin, stdout, stderr)):
+            if asked == PIPE:
+                read, write = posix.pipe2(posix.O_CLOEXEC)
+                ours[number] = write if number == 0 else read
+                theirs.append(read if number == 0 else write)
+                actions.append((posix.POSIX_SPAWN_DUP2, theirs[-1], number))
+            elif asked is not None:
+                actions.append((posix.POSIX_SPAWN_DUP2, asked, number))
+            elif number == 0:
+                actions.append((posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0))
+        with _lock:  # it must be known before it can be reaped; and the directory is the whole agent's
+            posix.chdir(directory)
+            try:
+                pid = posix.posix_spawn(
+                    _found(argv[0], environment), argv, environment,
+                    file_actions=actions, setsid=True, setsigdef=ORDINARY_AGAIN,
+                )  # fmt: skip
+            finally:
+                posix.chdir("/")
+            ending = _ends[pid] = Ending()
+    except BaseException:
+        for descriptor in ours:
+            if descriptor is not None:
+                posix.close(descriptor)
+        raise
+    finally:
+        for descriptor in theirs:
+            posix.close(descriptor)
+    return Started(pid, ending, ours)
 
 
-def forget(process: subprocess.Popen[bytes], status: int) -> None:
-    process.returncode = os.waitstatus_to_exitcode(status)  # reaped by us: subprocess must not try
+def _found(program: str, environment: dict[str, str]) -> str:
+    """Where a program lies, by the PATH that it will see itself. Raises OSError."""
+    if "/" in program:
+        return program
+    reason = ENOENT
+    for directory in environment.get("PATH", "/usr/bin:/bin").split(":"):
+        path = f"{directory or '.'}/{program}"
+        if posix.access(path, posix.X_OK):
+            return path
+        if exists(path):
+            reason = EACCES
+    raise OSError(reason, posix.strerror(reason), program)
 
 
 def kill_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+    try:
+        posix.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 class Running:
     """A started process with its ends: `sources` are read as (descriptor, frame kind)."""
 
     def __init__(self, asked: dict[str, Any], environment: dict[str, str]) -> None:
-        argv = asked.get("argv") or ["/bin/sh", "-c", str(asked.get("command", ""))]
+        argv = [str(word) for word in asked.get("argv") or ["/bin/sh", "-c", str(asked.get("command", ""))]]
         directory = asked.get("cwd") or environment.get("HOME", "/")
-        self.began = time.monotonic()
+        self.began = monotonic()
         self.terminal: int | None = None
-        self.stdin: int | None = None
         size = asked.get("pty")
         if size:
-            self._on_terminal([str(word) for word in argv], environment, directory, size)
+            self._on_terminal(argv, environment, directory, size)
         else:
-            wants_input = bool(asked.get("stdin"))
-            self.process, self.ending = start(
-                [str(word) for word in argv],
-                environment,
-                directory,
-                subprocess.PIPE if wants_input else subprocess.DEVNULL,
-            )
+            self.process = start(argv, environment, directory, PIPE if asked.get("stdin") else None)
             assert self.process.stdout is not None and self.process.stderr is not None
-            self.sources = {self.process.stdout.fileno(): wire.OUTPUT, self.process.stderr.fileno(): wire.ERRORS}
-            if self.process.stdin is not None:
-                self.stdin = self.process.stdin.fileno()
+            self.sources = {self.process.stdout: wire.OUTPUT, self.process.stderr: wire.ERRORS}
         for descriptor in self.sources:
-            os.set_blocking(descriptor, False)
-        self.pid = self.process.pid
+            posix.set_blocking(descriptor, False)
+        self.pid, self.ending = self.process.pid, self.process.ending
 
     def _on_terminal(self, argv: list[str], environment: dict[str, str], directory: str, size: dict[str, int]) -> None:
-        ours, theirs = os.openpty()
-        self.terminal = self.stdin = ours
-        self.resize(size)
-        environment = {"TERM": "xterm-256color", **environment, "BASTIDE_TTY": os.ttyname(theirs)}
-        # A session's leader that opens a terminal gets it as its own; so the shell opens it, then becomes the program.
-        self.process, self.ending = start(
-            ["/bin/sh", "-c", PTY_START, *argv], environment, directory, theirs, theirs, theirs
-        )
-        os.close(theirs)
+        ours, theirs = posix.openpty()
+        try:
+            self.terminal = ours
+            self.resize(size)
+            environment = {"TERM": "xterm-256color", **environment, "BASTIDE_TTY": posix.ttyname(theirs)}
+            # A session's leader that opens a terminal gets it as its own; so the shell opens it, then becomes the program.
+            self.process = start(["/bin/sh", "-c", PTY_START, *argv], environment, directory, theirs, theirs, theirs)
+        except BaseException:
+            posix.close(ours)
+            raise
+        finally:
+            posix.close(theirs)
         self.sources = {ours: wire.OUTPUT}
 
     def resize(self, size: dict[str, int]) -> None:
@@ -139,7 +188,7 @@ class Running:
     def read(self, descriptor: int) -> bytes | None:
         """What is there; None at the end of that stream, b"" where nothing is there now."""
         try:
-            data = os.read(descriptor, CHUNK)
+            data = posix.read(descriptor, CHUNK)
         except BlockingIOError:
             return b""
         except OSError:  # a terminal whose last user has gone says so by an error
@@ -149,12 +198,14 @@ class Running:
     def write(self, data: bytes) -> None:
         """Standard input, whole. A process that no longer listens is no error."""
         view = memoryview(data)
-        while view and self.stdin is not None:
+        while view and (stdin := self.terminal if self.terminal is not None else self.process.stdin) is not None:
             try:
-                view = view[os.write(self.stdin, view) :]
+                view = view[posix.write(stdin, view) :]
             except BlockingIOError:
-                select.select([], [self.stdin], [], 1.0)
-                if self.ending.event.is_set():
+                waiting = poll()
+                waiting.register(stdin, 4)  # POLLOUT
+                waiting.poll(1000)
+                if self.ending.open:
                     return
             except OSError:
                 return
@@ -162,108 +213,68 @@ class Running:
     def close_input(self) -> None:
         if self.terminal is not None:
             self.write(b"\x04")
-        elif self.process.stdin is not None and self.stdin is not None:
-            self.stdin = None
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        elif (stdin := self.process.stdin) is not None:
+            self.process.stdin = None
+            posix.close(stdin)
 
     def ended(self, timed_out: bool = False) -> dict[str, Any]:
         status = self.ending.status
         assert status is not None
-        forget(self.process, status)
-        code = os.waitstatus_to_exitcode(status)
+        code = posix.waitstatus_to_exitcode(status)
         return {
             "exit_code": code if code >= 0 else 128 - code,
-            "signal": signal.Signals(-code).name if code < 0 else None,
-            "duration_s": time.monotonic() - self.began,
+            "signal": _signal_name(-code) if code < 0 else None,
+            "duration_s": monotonic() - self.began,
             "timed_out": timed_out,
         }
 
     def close(self) -> None:
         self.close_input()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+        self.process.close()
         if self.terminal is not None:
-            os.close(self.terminal)
-            self.terminal = self.stdin = None
+            posix.close(self.terminal)
+            self.terminal = None
         self.ending.close()
 
 
-class Background:
-    """A process that outlives the connection that started it. Its newest output is kept, with how much went before."""
+def _signal_name(number: int) -> str:
+    import signal
 
-    def __init__(self, number: int, asked: dict[str, Any], running: Running) -> None:
-        self.number, self.running = number, running
-        self.title = str(asked.get("command") or " ".join(map(str, asked.get("argv", ()))))
-        self.tag = str(asked.get("tag", ""))
-        self.started_s = time.time()
-        self.exit: dict[str, Any] | None = None
-        self.changed = threading.Condition()
-        self.kept: deque[tuple[int, int, bytes]] = deque()  # offset behind it, kind, data
-        self.offset = 0
-        self.kept_bytes = 0
-        self._input = threading.Lock()
-        threading.Thread(target=self._pump, daemon=True).start()
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"  # a real-time one
 
-    def _pump(self) -> None:
-        running = self.running
-        poll = select.poll()
-        for descriptor in running.sources:
-            poll.register(descriptor, select.POLLIN)
-        poll.register(running.ending.read, select.POLLIN)
-        left = set(running.sources)
-        over = False
-        while left and not over:
-            for descriptor, _ in poll.poll():
-                if descriptor == running.ending.read:
-                    over = True
-                    continue
-                self._take(poll, left, descriptor)
-        if over:
-            for descriptor in list(left):
-                while descriptor in left and self._take(poll, left, descriptor):
-                    pass
-        running.ending.event.wait()
-        with self.changed:
-            self.exit = running.ended()
-            self.changed.notify_all()
-        running.close()
 
-    def _take(self, poll: select.poll, left: set[int], descriptor: int) -> bool:
-        data = self.running.read(descriptor)
+class Output:
+    """What is left to read of a running process, waited for together with its end and, where there is one, a line."""
+
+    def __init__(self, running: Running, line: Any = None) -> None:
+        self._running, self._poll = running, poll()
+        self._left = set(running.sources)
+        for descriptor in (*self._left, running.ending.read, *(() if line is None else (line,))):
+            self._poll.register(descriptor, POLLIN)
+
+    @property
+    def open(self) -> bool:
+        return bool(self._left)
+
+    def wait(self, wait_ms: float | None = None) -> list[int]:
+        """Descriptors that are ready."""
+        return [descriptor for descriptor, _ in self._poll.poll(wait_ms)]
+
+    def take(self, descriptor: int) -> bytes:
+        """What is there on one of its streams; b"" where nothing is now, or will ever be."""
+        data = self._running.read(descriptor)
         if data is None:
-            poll.unregister(descriptor)
-            left.discard(descriptor)
-            return False
-        if not data:
-            return False
-        with self.changed:
-            self.offset += len(data)
-            self.kept.append((self.offset, self.running.sources[descriptor], data))
-            self.kept_bytes += len(data)
-            while self.kept_bytes > KEPT_BYTES and len(self.kept) > 1:
-                self.kept_bytes -= len(self.kept.popleft()[2])
-            self.changed.notify_all()
-        return True
+            self._poll.unregister(descriptor)
+            self._left.discard(descriptor)
+        return data or b""
 
-    def write(self, data: bytes) -> None:
-        with self._input:
-            if self.exit is None:
-                self.running.write(data)
-
-    def close_input(self) -> None:
-        with self._input:
-            if self.exit is None:
-                self.running.close_input()
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "process": self.number,
-            "pid": self.running.pid,
-            "command": self.title[:500],
-            "tag": self.tag,
-            "started_s": self.started_s,
-            "output_bytes": self.offset,
-            **({"running": True} if self.exit is None else {"running": False, **self.exit}),
-        }
+    def rest(self) -> list[tuple[int, bytes]]:
+        """What it wrote before its end and nobody has read. What those it left behind go on writing is not waited for."""
+        found = []
+        for descriptor in list(self._left):
+            while data := self.take(descriptor):
+                found.append((descriptor, data))
+        return found

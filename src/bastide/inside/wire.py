@@ -6,15 +6,17 @@ imported while a user waits.
 
 from __future__ import annotations
 
-import json
-import socket
-import struct
+from _struct import Struct
+
+from .quickjson import dumps, loads
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
 
-HEAD = struct.Struct(">BI")
+    from .quick import Socket
+
+HEAD = Struct(">BI")
 FRAME_BYTES_MAX = 1 << 20
 LINE_BYTES_MAX = 1 << 20
 # From the box: standard output, standard error, how it ended, an answer, an error, content, the end of content.
@@ -27,21 +29,21 @@ class Broken(Exception):
     """The other end is gone, or said something that is no frame."""
 
 
-def send(line: socket.socket, kind: int, payload: bytes | memoryview = b"") -> None:
+def send(line: Socket, kind: int, payload: bytes | memoryview = b"") -> None:
     try:
         line.sendall(HEAD.pack(kind, len(payload)) + bytes(payload))
     except OSError as error:
         raise Broken(str(error)) from None
 
 
-def send_json(line: socket.socket, kind: int, value: Any) -> None:
-    send(line, kind, json.dumps(value).encode())
+def send_json(line: Socket, kind: int, value: Any) -> None:
+    send(line, kind, dumps(value).encode())
 
 
 class Reader:
     """Frames of one connection, blocking."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: Socket) -> None:
         self._line, self._rest = line, b""
 
     def question(self) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class Reader:
             self._more()
         first, _, self._rest = self._rest.partition(b"\n")
         try:
-            asked = json.loads(first)
+            asked = loads(first.decode())
         except ValueError:
             raise Broken("the question is no JSON") from None
         if not isinstance(asked, dict):

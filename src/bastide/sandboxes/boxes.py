@@ -18,8 +18,10 @@ from bastide.domain.errors import BastideError, EngineStartFailed, Unavailable, 
 from bastide.domain.isolation import Box, BoxLaunch, Tier
 from bastide.ports.isolation import Isolation, Pausing
 from bastide.sandboxes.line import HELLO_S_MAX, Line
+from bastide.sandboxes.turns import Turns
 
 KNOCK_S = 0.002
+STARTING = ("settle", "exec", "spawn", "code")  # questions that cost a processor's time at once
 END_S_MAX = 10.0
 
 
@@ -54,6 +56,7 @@ class Boxes:
     ) -> None:
         self._isolations, self._logs, self._lease_s, self._lost = isolations, logs_directory, lease_s, lost
         self._keeper = connect_keeper(self._hear)
+        self._turns = Turns(os.cpu_count() or 1)
         self.running: dict[str, Running] = {}
         self._entered: dict[str, asyncio.Future[tuple[int, str]]] = {}
         self.after_end: Callable[[str], None] = lambda name: None  # told of every box that is gone, spares too
@@ -93,15 +96,25 @@ class Boxes:
     async def start(self, box: Box) -> Running:
         """Start it and return once its agent answers."""
         isolation = self.tier(box.tier)
-        launch = await asyncio.to_thread(isolation.prepare, box)
-        return await self._started(box, launch)
+        return await self._started(box, await self._prepared(box, isolation.prepare, box))
 
     async def restore(self, box: Box, image: str) -> Running:
         """Bring back what was saved in `image`."""
         isolation = self.pauses(box.tier)
-        launch = await asyncio.to_thread(isolation.prepare_restore, box, image)
+        launch = await self._prepared(box, isolation.prepare_restore, box, image)
         isolation.begin_again(box)
         return await self._started(box, launch)
+
+    async def _prepared(self, box: Box, prepare: Callable[..., BoxLaunch], *arguments: Any) -> BoxLaunch:
+        """Where it fails, what it has made by then goes again. A thread goes on though its caller is cancelled."""
+        preparing = asyncio.ensure_future(asyncio.to_thread(prepare, *arguments))
+        try:
+            return await asyncio.shield(preparing)
+        except BaseException:
+            with contextlib.suppress(BastideError, OSError):
+                await preparing
+            await asyncio.to_thread(self.tier(box.tier).clear, box)
+            raise
 
     async def _started(self, box: Box, launch: BoxLaunch) -> Running:
         log = os.path.join(self._logs, f"{box.name}.log")
@@ -177,13 +190,19 @@ class Boxes:
         running = self.running.get(name)
         if running is None or running.leaving or running.ended.done():
             raise Unavailable("the sandbox has ended")
+        give_back = await self._turns.take() if question["op"] in STARTING else None
         try:
             line = await self._open(running, question)
-        except OSError as error:
-            raise Unavailable(f"the sandbox can't be reached: {error.strerror or error}") from None
-        if running.frozen:
-            await self.thaw(name)
-        return line
+            line.when_closed = give_back
+            if running.frozen:
+                await self.thaw(name)
+            return line
+        except BaseException as error:
+            if give_back is not None:
+                give_back()
+            if isinstance(error, OSError):
+                raise Unavailable(f"the sandbox can't be reached: {error.strerror or error}") from None
+            raise
 
     async def _open(self, running: Running, question: dict[str, Any]) -> Line:
         isolation = self.tier(running.box.tier)
@@ -200,13 +219,16 @@ class Boxes:
 
     # --- rest ------------------------------------------------------------------------------------------------------
 
-    async def rest(self, name: str, *, page_out: bool) -> None:
+    async def freeze(self, name: str) -> None:
+        """Stop everyone in it. A question thaws it."""
         running = self.running[name]
-        isolation = self.tier(running.box.tier)
-        await asyncio.to_thread(isolation.freeze, running.box, running.pid)
+        await asyncio.to_thread(self.tier(running.box.tier).freeze, running.box, running.pid)
         running.frozen = True
-        if page_out:
-            await asyncio.to_thread(isolation.page_out, running.box, running.pid)
+
+    async def page_out(self, name: str) -> None:
+        """Give the memory of a frozen one to swap. Raises Unsupported where that can't be."""
+        running = self.running[name]
+        await asyncio.to_thread(self.tier(running.box.tier).page_out, running.box, running.pid)
 
     async def thaw(self, name: str) -> None:
         running = self.running[name]

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from bastide.domain.errors import BastideError, Conflict, InvalidRequest, NoRoom, NotFound, Unavailable, Unsupported
 from bastide.domain.isolation import Box
-from bastide.domain.sandboxes import TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec
-from bastide.policy.sandboxes import Idle, Step, next_step
+from bastide.domain.sandboxes import RESTING, TIMEOUT_S_MAX, EgressRules, Sandbox, SandboxPhase, SandboxSpec
+from bastide.policy.sandboxes import WATCH_S, Idle, Step, next_step
 from bastide.sandboxes.lives import Live
 from bastide.sandboxes.pool import Kind
 from bastide.sandboxes.saving import Saving
@@ -39,10 +39,10 @@ class House(Saving):
         for sandbox in self.records.sandboxes():
             if sandbox.phase is SandboxPhase.PAUSED:
                 self._take(sandbox, now_s)
-            elif sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT) and sandbox.box in survivors:
+            elif sandbox.phase in (SandboxPhase.RUNNING, *RESTING) and sandbox.box in survivors:
                 box = self._named_box(sandbox)
                 running = self.boxes.adopt(box, survivors[sandbox.box])
-                running.frozen = sandbox.phase is SandboxPhase.LIGHT
+                running.frozen = sandbox.phase in RESTING
                 kept.add(sandbox.box)
                 self._take(sandbox, now_s)
                 if sandbox.spec.egress.tier == "packet":
@@ -89,14 +89,14 @@ class House(Saving):
     async def _pause_all(self) -> None:
         """Those that can be saved are there again after the next start."""
         for live in list(self.live.values()):
-            if live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT):
+            if live.sandbox.phase in (SandboxPhase.RUNNING, *RESTING):
                 with contextlib.suppress(BastideError, OSError, KeyError):
                     await self.pause(live)
 
     def lost(self, name: str, reason: str) -> None:
         """A box has ended by itself."""
         for live in list(self.live.values()):
-            if live.sandbox.box == name and live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.LIGHT):
+            if live.sandbox.box == name and live.sandbox.phase in (SandboxPhase.RUNNING, *RESTING):
                 self._spawn(self._end(live, f"its processes ended: {reason}"))
 
     async def create(self, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str]) -> Sandbox:
@@ -178,7 +178,7 @@ class House(Saving):
         promised = sum(
             live.sandbox.spec.limits.memory_bytes or 0
             for live in self.live.values()
-            if live.sandbox.phase is SandboxPhase.RUNNING
+            if live.sandbox.phase in (SandboxPhase.RUNNING, SandboxPhase.FROZEN)
         )
         wanted = spec.limits.memory_bytes or 0
         if promised + wanted > self.settings.memory_budget_bytes:
@@ -259,11 +259,13 @@ class House(Saving):
             now_s = self._clock.now_s()
             due_s = now_s + 3600.0
             for live in list(self.live.values()):
-                verdict = next_step(self._idle(live), now_s)
+                verdict = next_step(await self._idle(live, now_s), now_s)
                 due_s = min(due_s, verdict.look_again_s)
                 if verdict.step is Step.END:
                     await self._end(live, verdict.reason)
-                elif verdict.step is Step.REST_LIGHT:
+                elif verdict.step is Step.WATCH:
+                    live.watched = (now_s, await self._cpu_s(live))
+                elif verdict.step is Step.REST:
                     await self._rest(live)
                 elif verdict.step is Step.PAUSE:
                     with contextlib.suppress(Unavailable, Conflict, NotFound):
@@ -273,15 +275,27 @@ class House(Saving):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
             await asyncio.sleep(LOOK_S_MIN)
 
-    def _idle(self, live: Live) -> Idle:
+    async def _idle(self, live: Live, now_s: float) -> Idle:
         phase = live.sandbox.phase
-        pauses = live.sandbox.spec.egress.tier != "packet" and self.boxes.saves(live.sandbox.spec.tier)
+        watched_s, cores = None, 0.0
+        if live.watched is not None and live.watched[0] >= live.last_used_s:
+            watched_s, used_s = live.watched
+            if now_s >= watched_s + WATCH_S:
+                cores = (await self._cpu_s(live) - used_s) / (now_s - watched_s)
         return Idle(
-            phase is SandboxPhase.RUNNING,
-            phase is SandboxPhase.LIGHT,
-            live.in_use,
-            live.last_used_s,
-            live.sandbox.expires_s,
-            self.settings.light,
-            pauses,
+            running=phase is SandboxPhase.RUNNING,
+            resting=phase in RESTING,
+            in_use=live.in_use,
+            last_used_s=live.last_used_s,
+            expires_s=live.sandbox.expires_s,
+            can_pause=live.sandbox.spec.egress.tier != "packet" and self.boxes.saves(live.sandbox.spec.tier),
+            watched_s=watched_s,
+            cores=cores,
         )
+
+    async def _cpu_s(self, live: Live) -> float:
+        """Seconds of processors that its processes have used; 0 where that can't be known."""
+        try:
+            return (await self.metrics(live)).get("cpu_s", 0.0)
+        except (BastideError, OSError):
+            return 0.0

@@ -37,6 +37,7 @@ class Live:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by whatever changes its phase
     left: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever a call to it is over
     phase_since_s: float = 0.0
+    watched: tuple[float, float] | None = None  # since when its processes are watched, and what they had used by then
 
 
 class Lives:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from bastide.domain.errors import BastideError, Conflict, NotFound, Unsupported
-from bastide.domain.sandboxes import Sandbox, SandboxPhase, Snapshot
+from bastide.domain.sandboxes import RESTING, Sandbox, SandboxPhase, Snapshot
 from bastide.sandboxes.line import Line
 from bastide.sandboxes.lives import Live, Lives
 from bastide.sandboxes.pool import Kind
@@ -34,7 +34,7 @@ class Saving(Lives):
         # From the last look to here nothing has waited, so nobody can have begun to save it.
         live.in_use += 1
         try:
-            if live.sandbox.phase is SandboxPhase.LIGHT:
+            if live.sandbox.phase in RESTING:
                 self._move(live, SandboxPhase.RUNNING, "used", durable=False)
             yield live.sandbox.box
         finally:
@@ -85,16 +85,22 @@ class Saving(Lives):
         if not self.settings.light:
             raise Unsupported("no light rest here: there is no zram or encrypted swap; `bastide doctor` says more")
         await self._rest(live)
-        if live.sandbox.phase is SandboxPhase.RUNNING:
+        if live.sandbox.phase is not SandboxPhase.LIGHT:
             raise Conflict("the sandbox is in use, or its memory could not be paged out")
         return live.sandbox
 
     async def _rest(self, live: Live) -> None:
+        """Stop it, and page it out where that can be."""
         async with live.lock:
             if live.in_use or live.sandbox.phase is not SandboxPhase.RUNNING:
                 return
+            phase = SandboxPhase.FROZEN
             try:
-                await self.boxes.rest(live.sandbox.box, page_out=True)
+                await self.boxes.freeze(live.sandbox.box)
+                if self.settings.light:
+                    with contextlib.suppress(BastideError, OSError):
+                        await self.boxes.page_out(live.sandbox.box)
+                        phase = SandboxPhase.LIGHT
             except (BastideError, OSError, KeyError):
                 with contextlib.suppress(OSError, KeyError):
                     await self.boxes.thaw(live.sandbox.box)
@@ -103,7 +109,7 @@ class Saving(Lives):
             if live.in_use:  # somebody came meanwhile: their connection is open, so now it goes on
                 await self.boxes.thaw(live.sandbox.box)
                 return
-            self._move(live, SandboxPhase.LIGHT, "idle", durable=False)
+            self._move(live, phase, "idle", durable=False)
 
     def _check_saves(self, live: Live) -> None:
         """Raises Unsupported, by name, where this one can't be saved."""

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,15 @@ class Folders:
     def make(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
-        etc.make(self.data / "etc")
         wanted = seccomp.program(platform.machine())
         if not self.filter.exists() or self.filter.read_bytes() != wanted:
-            part = self.filter.with_suffix(f".{os.getpid()}")
+            part = self.filter.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
             part.write_bytes(wanted)
             part.replace(self.filter)
+
+    def etc(self, walled: bool) -> Path:
+        """What a box sees as /etc."""
+        return etc.make(self.data / "etc", walled)
 
     @property
     def filter(self) -> Path:

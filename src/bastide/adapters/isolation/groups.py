@@ -52,11 +52,14 @@ class Groups:
         return None
 
     def make(self, name: str, limits: Limits) -> tuple[str, ...]:
-        """The box's groups with their limits; returns the files a process writes itself into to join."""
+        """The box's groups with their limits; returns the files a process of one thread writes itself into to join."""
         files = []
+        # A thread that moves itself waits for nobody; a process waits until every processor has been seen at rest, some
+        # 10 ms. Version 2 moves whole processes only.
+        file = "cgroup.procs" if self.version == 2 else "tasks"
         for folder in self._of(name):
             folder.mkdir(parents=True, exist_ok=True)
-            files.append(str(folder / "cgroup.procs"))
+            files.append(str(folder / file))
         self.limit(name, limits)
         return tuple(files)
 

@@ -50,7 +50,7 @@ def runsc() -> str | None:
     """RUNSC_PATH, or beside Bastide's own programs, or from PATH; None where there is none."""
     named = os.environ.get("RUNSC_PATH")
     if named:
-        return named if os.access(named, os.X_OK) else None
+        return os.path.abspath(named) if os.access(named, os.X_OK) else None
     beside = os.path.join(os.path.dirname(sys.executable), "runsc")
     return beside if os.access(beside, os.X_OK) else shutil.which("runsc")
 
@@ -188,13 +188,9 @@ class GvisorIsolation(Boxed):
             else:
                 words += ["--perms", "0755", "--dir", place]
         if not box.root:
-            for name in etc.FROM_HOST:
-                if os.path.exists(name):
-                    words += ["--ro-bind", opened(name), f"/rootfs{name}"]
-            for name in etc.FILES:
-                source = etc.source_of(name, bool(box.network_namespace))
-                if source is not None:
-                    words += ["--ro-bind", opened(self._folders.data / "etc" / source), f"/rootfs/etc/{name}"]
+            etc_directory = self._folders.etc(bool(box.network_namespace))
+            for what, where in etc.shown(etc_directory, targets(box)):
+                words += ["--ro-bind", opened(what), f"/rootfs{where}"]
         for place in ("proc", "dev", "tmp", "run", "root", "sys"):
             words += ["--dir", f"/rootfs/{place}"]
         words += ["--dir", f"/rootfs{etc.HOME}"]

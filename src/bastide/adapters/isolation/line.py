@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 from bastide.domain.errors import BastideError
@@ -21,6 +21,7 @@ class AgentLine(ABC):
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.when_closed: Callable[[], None] | None = None
 
     @staticmethod
     @abstractmethod
@@ -89,6 +90,8 @@ class AgentLine(ABC):
 
     def close(self) -> None:
         self._writer.close()
+        if self.when_closed is not None:
+            self.when_closed()
 
     @classmethod
     def decoded(cls, payload: bytes) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class NamespaceIsolation(Boxed):
         self._folders.make()
         arguments, opened = _Arguments(), Opened()
         _namespaces(arguments, box)
-        _view(arguments, opened, box, self._folders.data / "etc")
+        _view(arguments, opened, box, self._folders.etc(bool(box.network_namespace)))
         environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(box.listens))))
         if needed := libraries(self._program):
             environment = (*environment, ("LD_LIBRARY_PATH", opened(needed)))
@@ -164,13 +164,8 @@ def _view(arguments: _Arguments, opened: Opened, box: Box, etc_directory: Path) 
                 arguments.add("--symlink", os.readlink(path), f"/{name}")
             elif path.is_dir():
                 arguments.add("--ro-bind", opened(path), f"/{name}")
-        for name in etc.FROM_HOST:
-            if os.path.exists(name):
-                arguments.add("--ro-bind", opened(name), name)
-        for name in etc.FILES:
-            source = etc.source_of(name, bool(box.network_namespace))
-            if source is not None:
-                arguments.add("--ro-bind", opened(etc_directory / source), f"/etc/{name}")
+        for what, where in etc.shown(etc_directory, targets(box)):
+            arguments.add("--ro-bind", opened(what), where)
     arguments.add("--proc", "/proc", "--dev", "/dev", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm")
     for scratch in scratches(box):
         arguments.add("--size", str(scratch.bytes_max), "--perms", "0755", "--tmpfs", scratch.target)

@@ -75,6 +75,15 @@ class Child:
         self.ticks = start_ticks(pid)
 
 
+def end_now(child: Child) -> None:
+    """Kill it, frozen or not: whoever a control group of version 1 has frozen does not even die until it is thawed."""
+    with contextlib.suppress(OSError):
+        os.kill(child.pid, signal.SIGKILL)
+    for path in (child.launch.get("box_launch") or {}).get("group_files", ()):
+        with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(path), "freezer.state"), "r+") as state:
+            state.write("THAWED")
+
+
 def start_ticks(pid: int) -> int:
     """When the process started, in clock ticks since boot; 0 where it is gone."""
     try:
@@ -286,7 +295,9 @@ class Keeper:
         child = self.children.get(order["instance"])
         if child is None:
             return {"error": "no such process"}
-        if operation == "signal":
+        if operation == "signal" and order["signal"] == signal.SIGKILL:
+            end_now(child)
+        elif operation == "signal":
             os.kill(child.pid, order["signal"])
         elif operation == "rest":
             child.resting = order["rung"]
@@ -439,8 +450,7 @@ class Keeper:
 
     def end_all(self, reason: str) -> None:
         for child in list(self.children.values()):
-            with contextlib.suppress(OSError):
-                os.kill(child.pid, signal.SIGKILL)
+            end_now(child)
         for child in list(self.children.values()):
             with contextlib.suppress(OSError):
                 os.waitpid(child.pid, 0)
