@@ -31,6 +31,8 @@ from bastide.domain.errors import BastideError  # noqa: E402
 def stay(town: Town, story: Story, paper: Paper) -> None:
     """Until Ctrl-C or SIGTERM. Raises Broken where Bastide ends by itself."""
     shown = DATA.relative_to(ROOT)
+    if os.environ.get("ONCE") == "1":
+        return  # it ends now: nobody could try anything
     paper.line()
     paper.say(f"URL  {story.client.url}/v1   (any OpenAI client)", "bold")
     paper.say(f"key  {story.client.key}", "bold")
@@ -44,8 +46,6 @@ def stay(town: Town, story: Story, paper: Paper) -> None:
     ):
         paper.say(f"  BASTIDE_DATA={shown} .venv/bin/bastide {command}")
         paper.quiet(f"      {what}")
-    if os.environ.get("ONCE") == "1":
-        return
     paper.say("")
     paper.say("Bastide stays up until Ctrl-C.")
     assert town.process is not None
@@ -106,7 +106,8 @@ def _ended(paper: Paper, processes: list[int], status: int) -> int:
     if processes:
         paper.console.print()
         paper.quiet(
-            f"Ended; all {len(processes)} processes are gone. What it holds is kept in {DATA.relative_to(ROOT)}."
+            f"Ended; all {len(processes)} processes are gone. What it holds is kept in {DATA.relative_to(ROOT)}; "
+            "without ONCE=1 it stays up, and says what to try."
         )
     return status
 

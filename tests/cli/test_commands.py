@@ -151,7 +151,7 @@ def test_keys_are_shown_once(town: Town) -> None:
         assert text in listed.stdout
     alone = town.run("keys", "create")
     assert (len(alone.stdout.split()), "not shown again" in alone.stderr) == (1, True)
-    weak = {"BASTIDE_URL": town.url, "BASTIDE_KEY": made["key"]}
+    weak = {"BASTIDE_URL": town.url, "BASTIDE_API_KEY": made["key"]}
     assert town.run("chat", "chat", "hello", environment=weak).returncode == 0
     refused = town.run("ps", environment=weak)
     assert (refused.returncode, "--can-deploy" in refused.stderr) == (4, True)

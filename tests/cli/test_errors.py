@@ -30,7 +30,7 @@ def test_where_nothing_runs_it_says_how_to_start(tmp_path: Path) -> None:
     done = run("ps", data=tmp_path / "none")
     assert done.returncode == 5
     assert "bastide up" in done.stderr
-    away = {"BASTIDE_URL": "http://127.0.0.1:9", "BASTIDE_KEY": "bst_x"}
+    away = {"BASTIDE_URL": "http://127.0.0.1:9", "BASTIDE_API_KEY": "bst_x"}
     gone = run("ps", data=tmp_path, environment=away)
     assert (gone.returncode, "no Bastide answers at http://127.0.0.1:9" in gone.stderr) == (5, True)
 
@@ -126,7 +126,7 @@ def test_errors_say_what_to_do(town: Town, command: str, status: int, says: str)
 
 
 def test_a_wrong_key_is_4(town: Town) -> None:
-    done = town.run("ps", environment={"BASTIDE_URL": town.url, "BASTIDE_KEY": "bst_wrong"})
+    done = town.run("ps", environment={"BASTIDE_URL": town.url, "BASTIDE_API_KEY": "bst_wrong"})
     assert (done.returncode, "not known" in done.stderr) == (4, True)
 
 

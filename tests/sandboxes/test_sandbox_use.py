@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -15,10 +16,16 @@ from pathlib import Path
 
 import pytest
 import websockets
-from house import House, until
+from house import BASTIDE, House, until
 
 from bastide import AsyncSandbox, Sandbox
 from bastide.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
+from bastide.sdk import Snapshot
+
+
+def bastide(town: House, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "BASTIDE_DATA": str(town.data)}
+    return subprocess.run([BASTIDE, *words], capture_output=True, text=True, env=environment, timeout=60)
 
 
 def test_exec_tells_both_outputs_and_the_status(kept: Sandbox) -> None:
@@ -378,3 +385,33 @@ def test_keys_open_sandboxes_only_where_they_may(town: House, tier: str) -> None
             allowed.deploy("services: {}")
     with pytest.raises(Unauthenticated):
         Sandbox.create(client=line(town.url, "bst_nobody"), tier=tier)
+
+
+def test_snapshots_are_listed_and_removed(town: House, pausing_tier: str, make: Callable[..., Sandbox]) -> None:
+    kept = make(tier=pausing_tier).snapshot("by name")
+    assert kept.id in {one.id for one in Snapshot.list(town.client)}
+    shown = bastide(town, "sandbox", "snapshots")
+    assert kept.template in shown.stdout and "by name" in shown.stdout
+    assert bastide(town, "sandbox", "snapshots", "--rm", "sn-none").returncode == 3
+    assert bastide(town, "sandbox", "snapshots", "--rm", kept.id).returncode == 0
+    assert kept.id not in {one.id for one in Snapshot.list(town.client)}
+
+
+def test_whoever_asks_for_one_that_ended_is_told_why(town: House, tier: str, make: Callable[..., Sandbox]) -> None:
+    one = make(tier=tier)
+    one.kill()
+    with pytest.raises(NotFound, match="told to end"):
+        Sandbox.connect(one.id, town.client)
+    with pytest.raises(NotFound, match="there is no sandbox"):
+        Sandbox.connect("sb-never", town.client)
+    with pytest.raises(InvalidRequest, match="empty"):
+        Sandbox.connect("", town.client)
+
+
+def test_too_many_words_are_refused_with_what_to_do(kept: Sandbox) -> None:
+    with pytest.raises(InvalidRequest, match="standard input"):
+        kept.exec(("/bin/echo", "x" * 200_000))
+
+
+def test_a_file_of_a_megabyte_goes_in_as_standard_input(kept: Sandbox) -> None:
+    assert kept.exec("wc -c", stdin="x" * (1 << 20)).stdout.strip() == str(1 << 20)

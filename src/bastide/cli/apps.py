@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from bastide.cli.context import JsonOption, client_of
+from bastide.cli.progress import follow, show_failed
 from bastide.cli.show import as_json, err, out, table, told
 from bastide.domain.errors import Conflict, InvalidRequest, NotFound
 from bastide.domain.identity import NAME_RULE, is_name
@@ -173,10 +174,18 @@ def open_app(context: typer.Context, app: AppName) -> None:
     typer.launch(address)
 
 
-def rollback(context: typer.Context, service: AppName, json: JsonOption = False) -> None:
-    """Go back to what served before."""
-    answer = client_of(context).rollback(service)
-    told(answer, f"{service} goes back, as generation {answer['generation']}", json)
+def rollback(
+    context: typer.Context,
+    service: AppName,
+    wait: Annotated[bool, typer.Option(help="Wait until it serves, or has failed.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Go back to what served before, and wait until it serves. Exits with 1 where it does not; what served serves on."""
+    client = client_of(context)
+    answer = client.rollback(service)
+    if wait and show_failed(follow(client.progress([service]), quiet=json)):
+        raise typer.Exit(1)
+    told(answer, f"{service} {'went' if wait else 'goes'} back, as generation {answer['generation']}", json)
 
 
 def build(context: typer.Context, app: AppName, json: JsonOption = False) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -11,9 +13,9 @@ import typer
 
 from bastide.cli.context import JsonOption, client_of
 from bastide.cli.show import as_json, out, table, told
-from bastide.domain.errors import InvalidRequest
+from bastide.domain.errors import InvalidRequest, NotFound
 from bastide.domain.units import format_bytes, format_duration
-from bastide.sdk import Sandbox
+from bastide.sdk import Sandbox, Snapshot
 
 sandbox_app = typer.Typer(
     help="Sandboxes: isolated computers to run code in that nobody has read.", no_args_is_help=True
@@ -209,6 +211,33 @@ def snapshot(context: typer.Context, sandbox: Identity, name: str = "", json: Js
     """Save it while it runs on; `create --template snapshot:ID` makes others from it."""
     made = _one(context, sandbox).snapshot(name)
     told({"id": made.id, "size_bytes": made.size_bytes, "sha256": made.sha256}, made.template, json)
+
+
+@sandbox_app.command("snapshots")
+def snapshots(
+    context: typer.Context,
+    remove: Annotated[list[str] | None, typer.Option("--rm", help="Forget this one (repeat).", metavar="ID")] = None,
+    json: JsonOption = False,
+) -> None:
+    """What was saved with `snapshot`, oldest first; --rm forgets some."""
+    client = client_of(context)
+    found = {one.id: one for one in Snapshot.list(client)}
+    for identity in (word.removeprefix("snapshot:") for word in remove or ()):
+        if identity not in found:
+            raise NotFound(f"there is no snapshot {identity!r}; `bastide sandbox snapshots` lists them")
+        found.pop(identity).remove(client)
+    if json:
+        as_json({"snapshots": [asdict(one) for one in found.values()]})
+        return
+    shown = table("SNAPSHOT", "NAME", ">SIZE", ">AGE")
+    for one in found.values():
+        shown.add_row(
+            one.template,
+            one.name,
+            format_bytes(one.size_bytes),
+            format_duration(max(1, round(time.time() - one.created_s))),
+        )
+    out.print(shown)
 
 
 @sandbox_app.command("fork")

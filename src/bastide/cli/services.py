@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from bastide.cli import apps
 from bastide.cli.context import JsonOption, client_of
+from bastide.cli.progress import follow, show_failed
 from bastide.cli.show import ago, as_json, err, out, phase, table
 from bastide.domain.errors import InvalidRequest, InvalidSpec
 from bastide.domain.units import format_bytes, format_duration, format_money
@@ -92,22 +90,19 @@ def deploy(
         _show_changes(answer, json)
         return
     names = [service["name"] for service in answer["services"]]
-    ends = _follow(client.progress(names), quiet=json) if wait and names else {}
+    ends = follow(client.progress(names), quiet=json) if wait and names else {}
     if json:
         as_json({**answer, "ends": list(ends.values())})
     elif not changed:
         out.print("nothing changed")
-    failed = [line for line in ends.values() if line["failed"]]
-    if not json:
-        for line in failed:
-            err.print(Text.assemble((f"{line['name']} failed: ", "bold red"), line["reason"]))
-        if not failed and wait:
-            took = format_duration(time.monotonic() - began)
-            where = {s["name"]: apps.address_of(client, s) for s in client.services()["services"] if s["name"] in ends}
-            reached = [address for address in where.values() if address]
-            if len(reached) < len(ends):
-                reached.append(f"models at {client.url}/v1")
-            out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; {', '.join(reached)}")
+    failed = show_failed(ends)
+    if not json and not failed and wait:
+        took = format_duration(time.monotonic() - began)
+        where = {s["name"]: apps.address_of(client, s) for s in client.services()["services"] if s["name"] in ends}
+        reached = [address for address in where.values() if address]
+        if len(reached) < len(ends):
+            reached.append(f"models at {client.url}/v1")
+        out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; {', '.join(reached)}")
     if failed:
         raise typer.Exit(1)
 
@@ -131,38 +126,6 @@ def _show_changes(answer: dict[str, Any], json: bool) -> None:
         out.print(Text.assemble((service["name"], "bold"), f" would be {service['change']}"))
         for field in service["fields"]:
             out.print(f"  {field['field']}: {field['from']} -> {field['to']}")
-
-
-def _follow(lines: Any, *, quiet: bool) -> dict[str, dict[str, Any]]:
-    """Show live progress. Returns the last line of each service."""
-    last: dict[str, dict[str, Any]] = {}
-    if quiet or not out.is_terminal:
-        for line in lines:
-            if not quiet and (line["name"] not in last or last[line["name"]]["reason"] != line["reason"]):
-                out.print(f"{line['name']}: {line['phase']}, {line['reason']}")
-            last[line["name"]] = line
-        return last
-    with Live(console=out, refresh_per_second=20, transient=False) as live:
-        for line in lines:
-            last[line["name"]] = line
-            live.update(_board(last))
-    return last
-
-
-def _board(last: dict[str, dict[str, Any]]) -> Table:
-    board = Table.grid(padding=(0, 2, 0, 0))
-    for line in last.values():
-        mark = (
-            Text("x", "bold red") if line["failed"] else Text("ok", "green") if line["done"] else Text("..", "yellow")
-        )
-        progress = line["progress"] or {}
-        bar: Any = ""
-        if progress.get("fraction") is not None and not line["done"]:
-            bar = ProgressBar(total=1.0, completed=progress["fraction"], width=30)
-        board.add_row(
-            mark, Text(line["name"], "bold"), phase(line["phase"]), bar, Text(line["reason"], overflow="fold")
-        )
-    return board
 
 
 def ps(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from bastide.domain.errors import BudgetExceeded, RateLimited, Unavailable
 from bastide.domain.keys import KeyGrant, Limits, window_start_s
 from bastide.domain.ledger import Tokens
+from bastide.domain.units import format_money
 from bastide.policy import admission, budget
 from bastide.policy.admission import Bucket
 from bastide.ports.link import Body, LinkLost
@@ -130,9 +131,11 @@ class Accounts:
                     await self._grow(account.key_id, slice_, bound_pico)
         slice_ = account.slice
         if slice_.free < bound_pico:
+            left, most = format_money(max(0, slice_.free)), format_money(bound_pico)
             raise BudgetExceeded(
-                f"this key's budget for this {limits.budget_window.value} does not cover what the request could cost; "
-                "ask for fewer tokens, or raise the budget"
+                f"this key's budget for this {limits.budget_window.value} is {format_money(limits.budget_pico)}, of which {left} is "
+                f"left for this gateway, and this request could cost {most} if it ran to its longest; "
+                "ask for fewer tokens (max_tokens), or raise the budget"
             )
         ticket.bind(slice_, bound_pico)
 

@@ -51,6 +51,7 @@ class House(Saving):
                 self._spawn(self.boxes.nudge(sandbox.box))  # it may have been being saved just then
             else:
                 self.records.forget(sandbox.sandbox)
+                self._note_end(sandbox, "its processes ended while what serves sandboxes was away")
         for name in survivors:
             if name not in kept:
                 await self.boxes.end_stranger(name)
@@ -234,12 +235,13 @@ class House(Saving):
         return live.sandbox
 
     async def kill(self, live: Live) -> None:
-        await self._end(live, "asked")
+        await self._end(live, "it was told to end")
 
     async def _end(self, live: Live, reason: str) -> None:
         sandbox = live.sandbox
         if self.live.pop(sandbox.sandbox, None) is None:
             return
+        self._note_end(sandbox, reason)
         _log.info("sandbox %s ends: %s", sandbox.sandbox, reason)
         now_s = self._clock.now_s()
         self._account(live, now_s)

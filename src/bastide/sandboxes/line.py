@@ -32,6 +32,11 @@ class Line(AgentLine):
             return Conflict(f"in the sandbox: {message}")
         if number in (errno.ENOSPC, errno.EDQUOT):
             return InvalidRequest(f"in the sandbox: {message}; its disk is full, make one with a larger `disk`")
+        if number in (errno.E2BIG, errno.ENAMETOOLONG):  # gVisor says the second of a long word too
+            return InvalidRequest(
+                f"in the sandbox: {message}; a word may hold 128 KiB, a path 4 KiB and all words together 2 MiB: what is "
+                "longer is written to a file, or given as standard input"
+            )
         if kind == "ConnectionRefusedError":
             return Unavailable(f"in the sandbox: {message}", retry_after_s=0.2)
         return InvalidRequest(f"in the sandbox: {kind}: {message}")

@@ -25,6 +25,7 @@ from bastide.sandboxes.templates import Templates
 from bastide.sandboxes.tokens import Tokens
 
 HOME = "/home/user"
+ENDED_KEPT = 1000
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ class Lives:
         self.settings, self.boxes, self.records, self.templates = settings, boxes, records, templates
         self.exits, self._meter, self._vault, self._clock = exits, meter, vault, clock
         self.live: dict[str, Live] = {}
+        self._ended: dict[str, tuple[str, str]] = {}  # project and reason of those that ended, newest last
         boxes.after_end = exits.forget
         self.snapshots = Snapshots(records, clock)
         spare_limits = Limits(processes=512) if "processes" in settings.enforces else Limits()
@@ -73,8 +75,17 @@ class Lives:
         """The sandbox, if it is this project's (None: anybody's). Raises NotFound."""
         live = self.live.get(identity)
         if live is None or (project is not None and live.sandbox.project != project):
-            raise NotFound(f"there is no sandbox {identity!r}; it may have reached the end of its lifetime")
+            owner, why = self._ended.get(identity, ("", ""))
+            if why and project in (None, owner):
+                raise NotFound(f"the sandbox {identity} has ended: {why}")
+            raise NotFound(f"there is no sandbox {identity!r}; `bastide sandbox ls` lists those that live")
         return live
+
+    def _note_end(self, sandbox: Sandbox, reason: str) -> None:
+        """For whoever asks for it later: why it is gone. The oldest are forgotten."""
+        self._ended[sandbox.sandbox] = (sandbox.project, reason)
+        while len(self._ended) > ENDED_KEPT:
+            del self._ended[next(iter(self._ended))]
 
     def _take(self, sandbox: Sandbox, now_s: float) -> Live:
         live = self.live[sandbox.sandbox] = Live(sandbox, now_s, phase_since_s=now_s)

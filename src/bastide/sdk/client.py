@@ -27,7 +27,7 @@ class Client:
 
     @classmethod
     def discover(cls, data: Path | None = None, project: str | None = None) -> Client:
-        """The Bastide that BASTIDE_URL and BASTIDE_KEY name, or the one that runs on this machine."""
+        """The Bastide that BASTIDE_URL and BASTIDE_API_KEY name, or the one that runs on this machine."""
         import os
 
         url, key = find(data)

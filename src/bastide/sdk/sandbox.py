@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from bastide.domain.errors import NotFound
+from bastide.domain.errors import InvalidRequest, NotFound
 from bastide.inside import wire
 from bastide.sdk.client import Client
 from bastide.sdk.frames import FRAMES, Gatherer, frames
@@ -68,6 +68,23 @@ class Snapshot:
     name: str
     size_bytes: int
     sha256: str
+    created_s: float
+
+    @classmethod
+    def list(cls, client: Client | None = None) -> tuple[Snapshot, ...]:
+        """Those of this project, oldest first."""
+        line = client or Client.discover()
+        found = line.transport.ask("GET", "/api/v1/snapshots", {"project": line.project})["snapshots"]
+        return tuple(sorted((cls.of(one) for one in found), key=lambda one: one.created_s))
+
+    @classmethod
+    def of(cls, about: Json) -> Snapshot:
+        return cls(about["id"], about["name"], about["size_bytes"], about["sha256"], about["created_s"])
+
+    def remove(self, client: Client | None = None) -> None:
+        """Forget it. Sandboxes made from it live on."""
+        line = client or Client.discover()
+        line.transport.ask("DELETE", f"/api/v1/snapshots/{quote(self.id, safe='')}", {"project": line.project})
 
     @property
     def template(self) -> str:
@@ -148,6 +165,8 @@ class Sandbox:
     @classmethod
     def connect(cls, id: str, client: Client | None = None) -> Sandbox:
         """One that lives. Raises NotFound."""
+        if not id:
+            raise InvalidRequest("a sandbox is found by its id, such as sb-0123456789abcdef; this one is empty")
         line = client or Client.discover()
         return cls(line, line.transport.ask("GET", f"/api/v1/sandboxes/{quote(id, safe='')}"))
 
@@ -254,8 +273,7 @@ class Sandbox:
 
     def snapshot(self, name: str = "") -> Snapshot:
         """Save it, processes and all, while it runs on."""
-        made = self._post("/snapshot", {"name": name})
-        return Snapshot(made["id"], made["name"], made["size_bytes"], made["sha256"])
+        return Snapshot.of(self._post("/snapshot", {"name": name}))
 
     def fork(self, count: int = 1) -> tuple[Sandbox, ...]:
         """That many more of it, as it is now."""

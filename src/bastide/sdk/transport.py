@@ -123,7 +123,7 @@ class Transport:
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(
                 f"no Bastide answers at {self.url} ({_short(error)}); start one with `bastide up`, "
-                "or set BASTIDE_URL and BASTIDE_KEY"
+                "or set BASTIDE_URL and BASTIDE_API_KEY"
             ) from None
         if response.status >= 400:
             raise _raised(response.status, response.data)
