@@ -520,3 +520,33 @@ def test_an_instance_that_stays_away_is_no_fault_of_the_caller(tmp_path: Path, m
             assert (status, error_code(body)) == (503, "unavailable") and b"retry-after" in top.lower()
 
     asyncio.run(main())
+
+
+def test_a_conversation_goes_on_where_it_was_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def held(script: Script, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+            await plain(script, body, writer)
+
+        def talk(*words: str) -> dict[str, Any]:
+            return CHAT | {"messages": [{"role": "user", "content": word * 400} for word in words]}
+
+        async with town(tmp_path, engines=[Script(held), Script(held)], service={"target_in_flight": 1}) as here:
+            first = asyncio.create_task(here.post(talk("about bread ")))
+            await here.until(lambda: bool(here.engines[0].calls))
+            second = asyncio.create_task(here.post(talk("about wine ")))
+            await here.until(lambda: bool(here.engines[1].calls))
+            gate.set()
+            assert (await first)[0] == (await second)[0] == 200
+            for words, index in (
+                (("about wine ", "and red wine? "), 1),
+                (("about bread ", "and rye? "), 0),
+                (("about cheese ",), 0),
+                (("about wine ", "and red wine? ", "and white? "), 1),
+            ):
+                status, top, _ = await here.post(talk(*words))
+                assert status == 200 and f"default.chat.1.{index}".encode() in top, words
+
+    asyncio.run(main())

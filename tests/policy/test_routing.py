@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastide.policy.routing import Act, Candidate, Stance, pick, service_order
+from bastide.policy.routing import Act, Candidate, Stance, nearest, pick, service_order
 
 LEASED, WAKING, ASLEEP, REFUSED = Stance.LEASED, Stance.WAKING, Stance.ASLEEP, Stance.REFUSED
 CANDIDATES = st.lists(st.builds(Candidate, st.sampled_from(Stance), st.integers(0, 6)), max_size=8)
@@ -73,3 +73,25 @@ def test_the_order_holds_each_usable_service_once(
 def test_weights_are_kept() -> None:
     firsts = Counter(service_order([("a", 3), ("b", 1)], [], lambda _: True, n / 1000)[0] for n in range(1000))
     assert firsts == {"a": 750, "b": 250}
+
+
+@pytest.mark.parametrize(
+    ("ready", "chosen", "why"),
+    [
+        ([(0, 0.0), (0, 0.0)], 0, "none has read any of it: the lowest, so that the highest may sleep"),
+        ([(3, 0.0), (0, 0.0)], 0, "load alone does not spread it"),
+        ([(0, 0.0), (0, 0.9)], 1, "the one that has read it"),
+        ([(0, 0.0), (2, 0.9)], 1, "even a busy one, where it saves more than its queue costs"),
+        ([(0, 0.0), (3, 0.3)], 0, "not for little"),
+        ([(0, 0.5), (0, 0.6)], 0, "nor for a little more"),
+        ([(0, 0.0), (1, 0.9), (0, 0.9)], 2, "of two that have read it, the idle one"),
+        ([(2, 1.0), (0, 0.0)], 0, "the lowest has read it itself"),
+    ],
+)
+def test_nearest(ready: list[tuple[int, float]], chosen: int, why: str) -> None:
+    assert nearest(ready, 4) == chosen, why
+
+
+def test_nearest_needs_one() -> None:
+    with pytest.raises(ValueError):
+        nearest([], 4)

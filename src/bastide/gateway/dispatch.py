@@ -14,9 +14,10 @@ from bastide.domain.apps import Target
 from bastide.domain.errors import BastideError, QueueFull, Unavailable
 from bastide.domain.routes import ServiceRoute
 from bastide.gateway.fleet import Fleet, Slot
+from bastide.gateway.prefixes import Prefixes, blocks
 from bastide.gateway.scaling import Scaling
 from bastide.policy import hold as hold_policy
-from bastide.policy.routing import Act, Candidate, Stance, pick
+from bastide.policy.routing import Act, Candidate, Stance, nearest, pick
 
 NO_TARGET = Target()
 
@@ -24,9 +25,10 @@ NO_TARGET = Target()
 class Waiter:
     """One held request. `slot` resolves to a slot already counted as in use, or to the error that ends the wait."""
 
-    __slots__ = ("noted", "slot")
+    __slots__ = ("noted", "prompt", "slot")
 
-    def __init__(self, noted: Callable[[str, float | None], None]) -> None:
+    def __init__(self, noted: Callable[[str, float | None], None], prompt: tuple[int, ...]) -> None:
+        self.prompt = prompt
         self.slot: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self.noted = noted
 
@@ -43,6 +45,7 @@ class ServiceQueue:
         self._wake_s: float | None = None
         self.scaling: Scaling | None = None  # of an app with targets, and more than one instance
         self._slots: list[Slot] = []
+        self._prefixes = Prefixes()
         self.update(route)
 
     def update(self, route: ServiceRoute) -> None:
@@ -58,6 +61,7 @@ class ServiceQueue:
             slot.owner = None
         for slot in self._slots:
             slot.owner = self._changed
+        self._prefixes.keep([slot.instance for slot in self._slots])
         if self._waiting:
             self._pump()
 
@@ -72,12 +76,17 @@ class ServiceQueue:
                 return slot.note
         return ("waiting for its turn", None)
 
-    def take(self) -> Slot | None:
-        """An instance that may be used at once, counted as in use; None where the request must wait."""
+    def take(self, body: bytes = b"") -> Slot | None:
+        """An instance that may be used at once, counted as in use; None where the request must wait.
+
+        `body`: of a request to a model, whose prompt an instance may have read in part.
+        """
         if self._waiting:
             return None  # never past those who came first
         if self.scaling is not None and (spread := self._spread(self.scaling)) is not None:
             return self._used(spread)
+        if body and len(self._slots) > 1 and (near := self._nearest(blocks(body))) is not None:
+            return self._used(near)
         for slot in self._slots:  # the common case, without the general one's cost
             if slot.lease is not None and slot.in_flight < self.route.target_in_flight and slot.draining is None:
                 return self._used(slot)
@@ -106,8 +115,19 @@ class ServiceQueue:
         ]
         return min(ready, key=lambda slot: (slot.in_flight, slot.rested_at), default=None)
 
-    def join(self, noted: Callable[[str, float | None], None]) -> Waiter:
-        """Wait for an instance. QueueFull where too many do."""
+    def _nearest(self, prompt: tuple[int, ...]) -> Slot | None:
+        """Of those that may be used, the one that has read most of this prompt, unless it is too busy for that to pay."""
+        most = self.route.target_in_flight
+        ready = [s for s in self._slots if s.lease is not None and s.draining is None and s.in_flight < most]
+        if not ready:
+            return None
+        known = [(slot.in_flight, self._prefixes.share(slot.instance, prompt)) for slot in ready]
+        chosen = ready[nearest(known, most)]
+        self._prefixes.sent(chosen.instance, prompt)
+        return chosen
+
+    def join(self, noted: Callable[[str, float | None], None], body: bytes = b"") -> Waiter:
+        """Wait for an instance. QueueFull where too many do. `body`: as for `take`."""
         hold = self.route.hold
         if not hold_policy.may_queue(hold, len(self._waiting)):
             raise QueueFull(
@@ -115,7 +135,7 @@ class ServiceQueue:
                 "hold.queue_max); try again soon",
                 retry_after_s=hold_policy.queue_retry_after_s(hold, self._wake_s),
             )
-        waiter = Waiter(noted)
+        waiter = Waiter(noted, blocks(body) if len(self._slots) > 1 else ())
         self._waiting.append(waiter)
         self._pump()
         return waiter
@@ -152,6 +172,8 @@ class ServiceQueue:
     def _changed(self, slot: Slot) -> None:
         if slot.lease is not None:
             self._wake_s = slot.lease.wake_s
+            if slot.woke == "off":
+                self._prefixes.forget(slot.instance)
         elif slot.waking is not None:
             for waiter in self._waiting:
                 waiter.noted(*slot.note)
@@ -165,7 +187,10 @@ class ServiceQueue:
             candidates = [Candidate(_stance(slot), slot.in_flight) for slot in self._slots]
             choice = pick(candidates, self.route.target_in_flight, len(self._waiting))
             if choice.act is Act.USE:
-                self._waiting.popleft().slot.set_result(self._used(self._slots[choice.index]))
+                waiter, slot = self._waiting.popleft(), self._slots[choice.index]
+                if waiter.prompt:
+                    self._prefixes.sent(slot.instance, waiter.prompt)
+                waiter.slot.set_result(self._used(slot))
             elif choice.act is Act.WAKE:
                 self._fleet.wake(self._slots[choice.index], lambda: bool(self._waiting))
             else:

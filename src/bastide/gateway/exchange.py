@@ -129,7 +129,7 @@ class Exchange:
         for remaining in range(_ATTEMPTS_MAX - 1, -1, -1):
             slot = None
             if queue is not None:
-                slot = queue.take() or await self._waited_for(queue, service)
+                slot = queue.take(self._call.body) or await self._waited_for(queue, service)
                 self.answer.instance = slot.instance
             attempt: Attempt | None = None
             try:
@@ -176,7 +176,7 @@ class Exchange:
 
     async def _held(self, queue: ServiceQueue, service: ServiceRoute, began: float) -> Slot:
         hold, streams = service.hold, self._call.streams
-        waiter = queue.join(self._noted)
+        waiter = queue.join(self._noted, self._call.body)
         spoke_s: float | None = None
         try:
             while True:

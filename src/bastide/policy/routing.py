@@ -1,6 +1,7 @@
 """Which service answers a request, and which of its instances. Pure; live state and the draw come as arguments.
 
-Filling the lowest instance first lets the highest fall asleep: load is concentrated, never spread thin.
+Filling the lowest instance first lets the highest fall asleep: load is concentrated, never spread thin. Only one that has
+read much more of the prompt already is taken before it, where its queue does not cost more than that saves.
 """
 
 from __future__ import annotations
@@ -8,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+from bastide.policy.affinity import Prospect, choose
+
+# What another must have read more of the prompt than the first one that is free, or the first one is taken.
+AHEAD_MIN = 0.2
 
 
 def service_order(
@@ -44,6 +50,21 @@ class Stance(Enum):
 class Candidate:
     stance: Stance
     in_flight: int
+
+
+def nearest(ready: Sequence[tuple[int, float]], target_in_flight: int) -> int:
+    """Which of the instances that may be used now, in their order, as (in flight, share of the prompt it has read).
+
+    All in units of the whole prompt's work: a queue as full as it may be costs as much as reading all of it.
+    Raises ValueError where there is none.
+    """
+    first_share = ready[0][1] if ready else 0.0
+    worth = [index for index, (_, share) in enumerate(ready) if index == 0 or share >= first_share + AHEAD_MIN]
+    prospects = [
+        Prospect(queue_s=in_flight / target_in_flight, work_s=1.0 - share, load=in_flight / target_in_flight)
+        for in_flight, share in (ready[index] for index in worth)
+    ]
+    return worth[choose(prospects).index]
 
 
 class Act(Enum):
