@@ -132,6 +132,7 @@ class Agent:
     def serve(self, line: Socket) -> None:
         reader = wire.Reader(line)
         asked = reader.question()
+        self.settle(asked.pop("settle", {}))
         answer = getattr(self, f"on_{asked.get('op')}", None)
         if answer is None:
             from . import files
@@ -146,13 +147,16 @@ class Agent:
         wire.send_json(line, wire.ANSWER, {"pid": posix.getpid(), "python": sys.version.split()[0]})
 
     def on_settle(self, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
+        self.settle(asked.get("env", {}))
+        wire.send_json(line, wire.ANSWER, {})
+
+    def settle(self, told: dict[str, str | None]) -> None:
         """The environment of everything started from now on; None takes a name away."""
-        for name, value in asked.get("env", {}).items():
+        for name, value in told.items():
             if value is None:
                 self.environment.pop(name, None)
             else:
                 self.environment[name] = str(value)
-        wire.send_json(line, wire.ANSWER, {})
 
     def on_exec(self, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
         """Run to its end; killed with all its group when the host hangs up or its time is over."""

@@ -40,6 +40,7 @@ class Running:
     pid: int
     frozen: bool = False
     leaving: bool = False  # we end it ourselves
+    untold: dict[str, str] | None = None  # what its agent is to put into the environment, with the next question
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -191,9 +192,16 @@ class Boxes:
         if running is None or running.leaving or running.ended.done():
             raise Unavailable("the sandbox has ended")
         give_back = await self._turns.take() if question["op"] in STARTING else None
+        untold = running.untold
         try:
-            line = await self._open(running, question)
+            line = await self._open(running, question if untold is None else {**question, "settle": untold})
             line.when_closed = give_back
+
+            def heard() -> None:
+                if running.untold is untold:
+                    running.untold = None
+
+            line.when_heard = heard
             if running.frozen:
                 await self.thaw(name)
             return line
@@ -208,6 +216,13 @@ class Boxes:
         isolation = self.tier(running.box.tier)
         path, descriptor = isolation.connect_path(running.box, "agent", running.pid)
         return await Line.open(path, descriptor, question)
+
+    def will_tell(self, name: str, environment: dict[str, str]) -> None:
+        """The environment of all that is started in it, told with the first question, so that a spare sleeps until then.
+
+        Telling it again changes nothing: whoever does not know whether it was told tells it.
+        """
+        self.running[name].untold = environment
 
     async def tell(self, name: str, question: dict[str, Any]) -> dict[str, Any]:
         """Ask and take the one answer."""
@@ -266,7 +281,7 @@ class Boxes:
         if running is None:
             return
         isolation: Any = self._isolations.get(running.box.tier)  # it may hold no more: its program is gone
-        if not getattr(isolation, "pauses", False) or running.frozen:
+        if not getattr(isolation, "pauses", False):
             return
         with contextlib.suppress(OSError):
             _, descriptor = isolation.connect_path(running.box, "agent", running.pid)

@@ -42,7 +42,8 @@ class House(Saving):
             elif sandbox.phase in (SandboxPhase.RUNNING, *RESTING) and sandbox.box in survivors:
                 box = self._named_box(sandbox)
                 running = self.boxes.adopt(box, survivors[sandbox.box])
-                running.frozen = sandbox.phase in RESTING
+                running.frozen = True  # it may be: one that nobody has used yet is, whatever its record says
+                self.boxes.will_tell(sandbox.box, self._environment(sandbox))
                 kept.add(sandbox.box)
                 self._take(sandbox, now_s)
                 if sandbox.spec.egress.tier == "packet":
@@ -155,8 +156,9 @@ class House(Saving):
         try:
             await self.exits.open(box.name, project, spec.egress)
             own = await self.keys.environment(identity, project, key_id, spec.egress, environment)
-            told = {**own, **environment, "BASTIDE_SANDBOX": identity}
-            await self.boxes.tell(box.name, {"op": "settle", "env": told})
+            if own:  # a key is in nobody's record, so it can't be told later
+                await self.boxes.tell(box.name, {"op": "settle", "env": own})
+            self.boxes.will_tell(box.name, self._environment(sandbox))
             await asyncio.to_thread(self.records.keep, sandbox.sandbox, lambda: sandbox)
         except BaseException:
             await asyncio.shield(self._undo(identity, box))
@@ -164,6 +166,9 @@ class House(Saving):
         self._take(sandbox, now_s)
         self._changed.set()
         return sandbox
+
+    def _environment(self, sandbox: Sandbox) -> dict[str, str]:
+        return {**self._opened(sandbox.environment), "BASTIDE_SANDBOX": sandbox.sandbox}
 
     async def _undo(self, identity: str, box: Box) -> None:
         self.keys.drop(identity)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-TURN_S_MAX = 0.02
+TURN_S_MAX = 0.04
 
 
 class Turns:

@@ -21,6 +21,7 @@ class AgentLine(ABC):
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.when_heard: Callable[[], None] | None = None  # called once it has said something
         self.when_closed: Callable[[], None] | None = None
 
     @staticmethod
@@ -54,7 +55,11 @@ class AgentLine(ABC):
             kind, length = wire.HEAD.unpack(await self._reader.readexactly(wire.HEAD.size))
             if length > wire.FRAME_BYTES_MAX:
                 raise self.nonsense()
-            return kind, await self._reader.readexactly(length)
+            payload = await self._reader.readexactly(length)
+            if self.when_heard is not None:
+                self.when_heard()
+                self.when_heard = None
+            return kind, payload
         except (asyncio.IncompleteReadError, OSError):
             raise self.gone("asked") from None
 

@@ -1,4 +1,7 @@
-"""Who asks: the gateway has checked the key and says so in headers of its own, over a socket that only it can reach."""
+"""Who asks: the gateway has checked the key and says so in headers of its own, over a socket that only it can reach.
+
+Asynchronous though nothing is waited for: the others would be run on a thread each, three hops a request.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from bastide.sandboxes.house import House
 from bastide.sandboxes.lives import Live
 
 
-def house_of(request: Request) -> House:
+async def house_of(request: Request) -> House:
     house = request.app.state.house
     assert isinstance(house, House)
     return house
@@ -27,7 +30,7 @@ class Caller:
         self.key_id, self.project, self.admin = key_id, project, admin
 
 
-def caller(
+async def caller(
     project: Annotated[str | None, Query(description="An admin may act in any project")] = None,
     key: Annotated[str | None, Header(alias="x-bastide-key-id", include_in_schema=False)] = None,
     own: Annotated[str | None, Header(alias="x-bastide-key-project", include_in_schema=False)] = None,
@@ -43,7 +46,7 @@ def caller(
 TheCaller = Annotated[Caller, Depends(caller)]
 
 
-def live(sandbox: str, house: TheHouse, asked: TheCaller) -> Live:
+async def live(sandbox: str, house: TheHouse, asked: TheCaller) -> Live:
     """The sandbox of the path. Raises NotFound, for a sandbox of another project too."""
     return house.of(None if asked.admin else asked.project, sandbox)
 
