@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from house import House, until
+from house import House, alive, until
 
 from bastide import Sandbox
 from bastide.domain.errors import BastideError, NotFound, Unsupported
@@ -53,8 +53,7 @@ def kill_sandboxes(house: House) -> None:
     """kill -9, and wait until it is gone: the next one takes up what it left."""
     pid = sandboxes_process(house)
     os.kill(pid, signal.SIGKILL)
-    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        threading.Event().wait(0.005)
+    until(lambda: not alive(pid))
 
 
 def patiently(call: Callable[[], object], limit_s: float = 30.0) -> object:
