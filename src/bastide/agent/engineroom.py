@@ -150,6 +150,7 @@ class EngineRoom:
             held = (await self._runtime.footprint(instance)).charge_bytes
         else:
             held = self._runtime.saved_bytes(self.launches[instance])
+            self._core.records[instance].kept = self._runtime.keeps(self.launches[instance])
         took_s = self._clock.monotonic_s() - began
         self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s))
 

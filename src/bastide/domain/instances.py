@@ -169,6 +169,7 @@ class InstanceReport:
     failures: int = 0
     proven: bool = False  # it has been ready once in this generation
     note: str = ""
+    kept: bool = False  # on the deep rung: its processes were saved, and go on with what they were told
     counters: EngineCounters = field(default_factory=EngineCounters)
 
 

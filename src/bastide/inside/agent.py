@@ -362,6 +362,8 @@ class Agent:
 
 
 def main() -> None:
+    with contextlib.suppress(PermissionError):  # it leads one already
+        os.setsid()  # what is saved and brought back is a session of its own, whole
     os.environ.setdefault("HOME", "/")
     agent = Agent()
     awake, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -107,7 +107,11 @@ class Boxes:
         return dataclasses.replace(box, egress_directory=self._exits.directory(box.name))
 
     async def adopt(self, launch: LaunchSpec, pid: int) -> None:
-        """An earlier process of ours started it: what that one held open for it is opened again."""
+        """An earlier process of ours started it: what that one held open for it is opened again, and it goes on if it was being saved."""
+        if launch.box is not None and launch.state_directory:
+            box, isolation = self.of(launch)
+            if getattr(isolation, "pauses", False):
+                await asyncio.to_thread(isolation.begin_again, box)
         if launch.egress and launch.box is not None:
             await self._with_exit(launch, launch.box, pid)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -73,7 +74,9 @@ class Saver:
         key = f"save-{box.name}"
         self._entered[key] = asyncio.get_running_loop().create_future()
         try:
-            await self._ask("enter", inside=command.inside, user=command.user, argv=list(command.argv), key=key)
+            whole = dataclasses.asdict(command.save) if command.save is not None else None
+            words = list(command.argv)
+            await self._ask("enter", inside=command.inside, user=command.user, argv=words, save=whole, key=key)
             code, said = await self._entered[key]
         finally:
             del self._entered[key]
