@@ -22,7 +22,9 @@ from bastide.domain.isolation import Box, Criu
 VERSION_MIN = 4
 FACTS_S_MAX = 20.0
 # Below these programs look for what they are made of or set up by.
-BELIEVED = frozenset({"etc", "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "proc", "sys", "dev", "run", "root"})
+BELIEVED = frozenset(
+    {"etc", "usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "proc", "sys", "dev", "run", "root"}
+)
 SHARED_MEMORY = "/dev/shm"
 
 

@@ -17,7 +17,8 @@ from bastide.adapters.isolation.base import Boxed
 from bastide.adapters.isolation.folders import USERS, Folders, box_user
 from bastide.adapters.isolation.roots import view
 from bastide.adapters.runtime import criuimages
-from bastide.adapters.runtime.boxcriu import HOLDER, ROOT_INSIDE
+from bastide.adapters.runtime.boxback import HOLDER
+from bastide.adapters.runtime.boxcriu import ROOT_INSIDE
 from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Box, BoxLaunch, Criu, Restore, Save, SaveCommand, Scratch, Tier
 

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from bastide.adapters.isolation import criu
+from bastide.adapters.isolation import criu, namespace
 from bastide.adapters.isolation.folders import Folders, interpreter
 from bastide.adapters.isolation.namespace import NamespaceIsolation
 from bastide.adapters.isolation.selftest import memory_of
-from bastide.adapters.runtime import boxcriu, boxstart, proc
+from bastide.adapters.runtime import boxback, boxcriu, boxstart, criuimages, proc
 from bastide.domain.errors import BastideError
 from bastide.domain.isolation import Box, Mount
 
@@ -61,9 +61,8 @@ def offer(isolation: NamespaceIsolation, folders: Folders) -> tuple[str, str]:
     made = criu.prepared(found, folders.data)
     if isinstance(made, str):
         return made, found.mend
-    key = hashlib.sha256(
-        "|".join((found.identity(), isolation.identity(), proc.boot_id(), platform.release(), SUBJECT, _ours())).encode()
-    ).hexdigest()
+    about = (found.identity(), isolation.identity(), proc.boot_id(), platform.release(), SUBJECT, _ours())
+    key = hashlib.sha256("|".join(about).encode()).hexdigest()
     memory = memory_of("namespace-saving")
     with contextlib.suppress(OSError, ValueError):
         if json.loads(memory.read_text())["key"] == key:
@@ -84,7 +83,8 @@ def offer(isolation: NamespaceIsolation, folders: Folders) -> tuple[str, str]:
 
 def _ours() -> str:
     """What of our own does it, by content: a change of it is tested anew."""
-    return hashlib.sha256(Path(boxcriu.__file__).read_bytes() + Path(boxstart.__file__).read_bytes()).hexdigest()
+    parts = (boxback, boxcriu, boxstart, criuimages, namespace)
+    return hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in parts)).hexdigest()
 
 
 def _wrong(isolation: NamespaceIsolation, folders: Folders) -> str:

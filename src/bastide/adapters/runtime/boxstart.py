@@ -103,7 +103,7 @@ def become_box(box: dict[str, Any], said: int, parent: int, given: dict[str, int
     """
     given = dict(given or {})
     if box.get("restore"):
-        neighbour("boxcriu").bring_back(box, said, parent, become_box)
+        neighbour("boxback").bring_back(box, said, parent, become_box)
     try:
         signal.set_wakeup_fd(-1)
         for handled in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
