@@ -301,6 +301,7 @@ class Agent:
             self.main.process, self.main.ending, self.main.pid = process, ending, process.pid
         threading.Thread(target=self.end_with, args=(ending,), daemon=True).start()
         wire.send_json(line, wire.ANSWER, {"pid": process.pid})
+        adopt_orphans()  # while the app is still being loaded
 
     @staticmethod
     def end_with(ending: processes.Ending) -> None:
@@ -359,6 +360,14 @@ class Agent:
             time.sleep(0.004)
         self.quiet = False
         self.listen()
+
+
+def adopt_orphans() -> None:
+    """What a process leaves behind is ours to bury, and saved with us. Whoever is the first of all has them anyway."""
+    if os.getpid() != 1 and os.environ.get("BASTIDE_LISTEN_DIRECTORY"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def main() -> None:

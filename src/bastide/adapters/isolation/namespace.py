@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -122,9 +123,17 @@ class NamespaceIsolation(Boxed):
         self._go(box).unlink(missing_ok=True)
 
     def begin_again(self, box: Box) -> None:
-        """A box that was saved, or brought back, may listen again."""
+        """A box that was saved, or brought back, may listen again; one that a killed agent had just saved was left stopped."""
         if self._go(box).parent.is_dir():
             self._go(box).touch(mode=0o644)
+        if self._folders.groups.freezes:  # else those at rest are stopped in the same way
+            for pid in self._folders.groups.pids(box.name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def keeps(self, box: Box) -> bool:
+        """Whether this one, as it runs, can be saved: not one that was started when CRIU was not there."""
+        return self._keeps(box) and not any(self._folders.socket(box.name, name).exists() for name in box.listens)
 
     def _go(self, box: Box) -> Path:
         return self._folders.bundle(box.name) / "host" / "go"

@@ -172,7 +172,7 @@ def save(order: dict[str, Any], said: int) -> None:
         notes = {"said": os.readlink(f"/proc/{inside}/fd/1")}
         spaces = spaces_of(inside, ("pid", *SPACES))
         enter(spaces)
-        notes["last"] = str(max(int(name) for name in os.listdir("/proc") if name.isdigit()))
+        notes["last"] = str(_last_of_all())
         user = int(order["user"])
 
         def dump() -> None:
@@ -199,6 +199,16 @@ def save(order: dict[str, Any], said: int) -> None:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code if code >= 0 else 128 - code)
+
+
+def _last_of_all() -> int:
+    """In a box's mount namespace: the highest number of a process there. Raises OSError where one is no part of the tree."""
+    numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    for number in numbers:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{number}/stat", "rb") as file:
+            if file.read().rpartition(b")")[2].split()[1] == b"1" and number != ROOT_INSIDE:
+                raise OSError("one of its processes belongs to nobody, and can't be saved with the others")
+    return max(numbers)
 
 
 def _scratch_kept(tarfile: Any, image: int, user: int, places: list[str], bytes_max: int) -> int:

@@ -130,7 +130,7 @@ class Boxes:
     async def save(self, launch: LaunchSpec, pid: int, saver: boxsaving.Saver) -> None:
         """Keep its processes, where its tier can. Raises BastideError or OSError where they can't be kept."""
         box, isolation = self.of(launch)
-        if not launch.state_directory or not getattr(isolation, "pauses", False):
+        if not launch.state_directory or not getattr(isolation, "pauses", False) or not isolation.keeps(box):
             return
         await self.thaw(launch, pid)
         await saver.save(launch, box, isolation, pid, self.address(launch, pid, "agent"))
