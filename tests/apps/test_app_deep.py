@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from app_town import Town
+from escapes import ATTEMPTS
 from house import until
 
 from bastide.domain.isolation import Tier
 from bastide.wiring.isolation import examined
+from bastide.wiring.places import Places
 
 COUNTER = """
 import http.server, json, os, urllib.request
@@ -31,6 +37,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args): pass
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the host's that anybody may read, if they can see it."""
+    file = tmp_path_factory.mktemp("canary") / "canary"
+    file.write_text("canary")
+    for folder in (file, *file.parents[:3]):
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return file
 
 
 def deployed(town: Town, name: str, tier: str, **spec: object) -> None:
@@ -104,3 +121,93 @@ def test_a_killed_agent_starts_it_anew(counted: Town) -> None:
     counted.house.kill(counted.house.pid("agent"))
     until(lambda: counted.json("counter")["count"] >= 1)
     assert not kept(counted)
+
+
+PROBE = """
+import http.server, json, os, subprocess, sys
+WALLS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Uid", "Gid", "Groups")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        lines = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+        self.answer(json.dumps({name: lines[name].split() for name in WALLS if name in lines}))
+    def do_POST(self):
+        code = self.rfile.read(int(self.headers["content-length"])).decode()
+        ran = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        self.answer(json.dumps({"said": ran.stdout}))
+    def answer(self, text):
+        body = text.encode()
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def host_sees(town: Town, name: str) -> dict[str, list[str]]:
+    """The walls of an app's process by the host's own eyes: namespaces that are not ours, and what the kernel says of it."""
+    own = Places(town.house.data).private_name
+    groups = [folder for folder in Path("/sys/fs/cgroup").glob(f"*/bastide/{own}-apps/app-*/cgroup.procs")]
+    told: dict[str, list[str]] = {}
+    for pid in {int(line) for folder in groups for line in folder.read_text().split()}:
+        with contextlib.suppress(OSError):
+            if f"BASTIDE_SERVICE={name}".encode() not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                continue
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            told = {word: status[word].split() for word in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Uid", "Gid")}
+            told["spaces"] = [
+                kind for kind in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+                if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+            ]  # fmt: skip
+            told["groups"] = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return told
+
+
+def test_walls_stand_in_a_box_that_was_brought_back(town: Town, canary: Path) -> None:
+    """The escape suite of sandboxes, run by an app of the namespace tier after its deep sleep."""
+    name = "walls"
+    if not keeps_namespace():
+        pytest.skip("the namespace tier can't save processes here: CRIU does not hold")
+    assert not town.deploy(name, {"main.py": PROBE}, isolation="namespace", resources={"memory": "512MiB"})["failed"]
+    before, outside = town.json(name), host_sees(town, name)
+    assert before["Seccomp"] == ["2"] and before["NoNewPrivs"] == ["1"] and outside["Seccomp"] == ["2"]
+    town.house.client.sleep(name, "deep")
+    assert kept(town)
+    assert town.json(name) == before and host_sees(town, name) == outside
+    assert not kept(town)
+    for attempt in ATTEMPTS:
+        program = attempt.program.replace("CANARY", str(canary)).replace("HOST_PID", str(os.getpid()))
+        program = program.replace("DATA", str(town.house.data)).replace(", 8787", "")  # its own way to the gateway
+        said = town.json(name, method="POST", body=program.encode())["said"]
+        assert "GOT" not in said, f"{attempt.name}: {said}"
+        assert "TRIED" in said, f"the attempt did not run: {said}"
+
+
+@pytest.mark.parametrize("word", ["dump", "restore"])
+def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str) -> None:
+    name = f"killed-{word}"
+    if not keeps_namespace():
+        pytest.skip("the namespace tier can't save processes here: CRIU does not hold")
+    assert not town.deploy(name, {"main.py": COUNTER.replace("8_000_000", "120_000_000")})["failed"]
+    first = town.json(name)
+    killed = threading.Event()
+    killer = threading.Thread(target=_kill_criu, args=(word, killed))
+    killer.start()
+    try:
+        town.house.client.sleep(name, "deep")
+        assert bool(kept(town)) == (word == "restore")
+        seen = town.json(name)
+    finally:
+        killed.set()
+        killer.join()
+    assert seen["count"] == 1 and seen["sum"] != first["sum"] and not kept(town)
+    assert not list((town.house.data / "isolation/apps/bundles").glob("*/image")), "nothing of its memory stays"
+
+
+def _kill_criu(word: str, over: threading.Event) -> None:
+    """The first CRIU that is seen at this work."""
+    while not over.is_set():
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = line.read_bytes().split(b"\0")
+                if words[0] == b"criu" and word.encode() in words:
+                    os.kill(int(line.parent.name), signal.SIGKILL)
+                    return
