@@ -145,7 +145,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 def host_sees(town: Town, name: str) -> dict[str, list[str]]:
     """The walls of an app's process by the host's own eyes: namespaces that are not ours, and what the kernel says of it."""
     own = Places(town.house.data).private_name
-    groups = [folder for folder in Path("/sys/fs/cgroup").glob(f"*/bastide/{own}-apps/app-*/cgroup.procs")]
+    groups = list(Path("/sys/fs/cgroup").glob(f"*/bastide/{own}-apps/app-*/cgroup.procs"))
     told: dict[str, list[str]] = {}
     for pid in {int(line) for folder in groups for line in folder.read_text().split()}:
         with contextlib.suppress(OSError):

@@ -131,7 +131,7 @@ def unkept(box: Box) -> str | None:
     if box.network_namespace:
         return "it lives behind a wall, whose connections can't be kept"
     for target in (*(scratch.target for scratch in box.scratch), *(m.target for m in box.mounts if m.writable)):
-        first = PurePosixPath(target).parts[1:2]
-        if target != SHARED_MEMORY and (not first or first[0] in BELIEVED):
+        parts = PurePosixPath(target).parts[1:]
+        if target != SHARED_MEMORY and (not parts or parts[0] in BELIEVED or ".." in parts):
             return f"it can write to {target}, where programs look for what they are set up by"
     return None
