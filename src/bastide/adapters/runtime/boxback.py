@@ -51,10 +51,15 @@ def bring_back(box: dict[str, Any], said: int, parent: int, become_box: Callable
                 file.write("0")
         tools = steps.Tools(box["restore"]["criu"], box["restore"]["image"])
         notes = json.loads(_all(os.open(steps.NOTES, os.O_RDONLY, dir_fd=tools.image)))
+        scratch = _unpacker(tools.image, box["user"])
         room, inside = _room(box, become_box)
         spaces = steps.spaces_of(inside, (*steps.SPACES, "user"))
         (users,) = steps.spaces_of(inside, ("pid",))
-        _unpacked(tools.image, box["user"], spaces[0])
+        if scratch is not None:
+            os.write(scratch[1], str(inside).encode())
+            os.close(scratch[1])
+            if steps.status_of(scratch[0]) != 0:
+                raise OSError("what its directories in memory held can't be laid there again")
         os.fchown(1, box["nobody"], box["nobody"])  # it is opened anew by who is root in there, and nobody here
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         steps.check(LIBC.setns(users, 0), "its process namespace can't be entered")  # for children from now on
@@ -123,22 +128,32 @@ def _all(source: int) -> bytes:
         return file.read()
 
 
-def _unpacked(image: int, user: int, space: int) -> None:
-    """Directories in memory hold again what they held; laid there with no more rights than the box's own user has."""
-    archive = os.open(steps.SCRATCH, os.O_RDONLY, dir_fd=image)
+def _unpacker(image: int, user: int) -> tuple[int, int] | None:
+    """Who lays again what directories in memory held, and where to tell it the process inside; None: they held nothing.
+
+    It does so with no more rights than the box's own user has, and gets ready while the box is made.
+    """
+    archive = os.open(steps.SCRATCH, os.O_RDONLY | os.O_CLOEXEC, dir_fd=image)
     if os.pread(archive, 1, 0) in (b"", b"\0"):  # an archive of nothing
-        return
-    import tarfile
+        return None
+    told_read, told_write = os.pipe2(os.O_CLOEXEC)
 
     def unpack() -> None:
-        steps.enter([space])
+        import tarfile
+
+        os.close(told_write)
+        told = _all(told_read)
+        if not told:
+            return
+        steps.enter(steps.spaces_of(int(told), ("mnt",)))
         steps.become(user)
         with open(archive, "rb") as file, tarfile.open(fileobj=file) as tar:
             tar.extraction_filter = staticmethod(lambda member, path: member)  # its own user laid all of it there
             tar.extractall("/")
 
-    if steps.status_of(steps.forked(unpack)) != 0:
-        raise OSError("what its directories in memory held can't be laid there again")
+    pid = steps.forked(unpack)
+    os.close(told_read)
+    return pid, told_write
 
 
 def _count_from(last: int) -> None:
