@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
+import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_town import Town
@@ -115,12 +118,73 @@ def counted(rough_town: Town, tier: str) -> Iterator[Town]:
     yield rough_town
 
 
-def test_a_killed_agent_starts_it_anew(counted: Town) -> None:
-    counted.json("counter")
+def restarted(town: Town, what: str) -> None:
+    if what == "agent":
+        town.house.kill(town.house.pid("agent"))
+    elif what == "bastide":
+        town.house.end()
+        town.house.start()
+    else:  # as a machine that is switched off does it: nobody is told
+        assert town.house.process is not None
+        town.house.kill(town.house.process.pid)
+        town.house.start()
+
+
+def answered(town: Town, name: str) -> dict[str, Any]:
+    """Once somebody answers again."""
+    found: list[dict[str, Any]] = []
+
+    def asks() -> bool:
+        with contextlib.suppress(OSError, AssertionError, http.client.HTTPException):
+            found.append(town.json(name))
+        return bool(found)
+
+    until(asks)
+    return found[0]
+
+
+@pytest.mark.parametrize("what", ["agent", "bastide", "bastide, killed"])
+def test_it_goes_on_after_a_restart(counted: Town, what: str) -> None:
+    first = counted.json("counter")
     counted.house.client.sleep("counter", "deep")
-    counted.house.kill(counted.house.pid("agent"))
-    until(lambda: counted.json("counter")["count"] >= 1)
-    assert not kept(counted)
+    restarted(counted, what)
+    seen = answered(counted, "counter")
+    assert (seen["count"], seen["sum"], seen["key"]) == (2, first["sum"], first["key"]) and not kept(counted)
+    assert counted.json("counter", "/models")["models"] == 200, "its key still holds"
+    counted.house.client.sleep("counter", "deep")  # and once more, with what is known of what it was told
+    restarted(counted, what)
+    assert answered(counted, "counter")["count"] == 4
+
+
+@pytest.mark.parametrize("change", ["secret", "image", "boot", "taken", "undeclared"])
+def test_after_a_restart_only_what_is_the_same_goes_on(rough_town: Town, tier: str, change: str) -> None:
+    town, house = rough_town, rough_town.house
+    house.client.set_secret("api-token", "before")
+    deployed(town, "counter", tier, secrets=["api-token"])
+    first = town.json("counter")
+    house.client.sleep("counter", "deep")
+    folder = kept(town)[0].parent
+    if change == "secret":
+        house.client.set_secret("api-token", "after")
+    house.end()
+    assert kept(town), "a stopped Bastide leaves it where it is"
+    assert b"before" not in (folder / "whole").read_bytes(), "what it was told is there as digests alone"
+    if change == "image":
+        largest = max(folder.joinpath("image").iterdir(), key=lambda file: file.stat().st_size)
+        os.truncate(largest, largest.stat().st_size - 1)
+    elif change == "boot":
+        about = json.loads((folder / "whole").read_text())
+        (folder / "whole").write_text(json.dumps({**about, "boot": "another"}))
+    elif change == "taken":
+        (folder / "taken").touch()
+    elif change == "undeclared":
+        folder.rename(folder.with_name("app-of-nobody"))
+    house.start()
+    if change != "secret":
+        assert not list(folder.parent.iterdir()), "what can't be believed is gone at once"
+    seen = answered(town, "counter")
+    assert seen["count"] == 1 and seen["sum"] != first["sum"] and seen["key"] != first["key"] and not kept(town)
+    assert seen["token"] == ("after" if change == "secret" else "before")
 
 
 PROBE = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bastide.domain.apps import Build, ConfigFile, Health
@@ -106,6 +108,23 @@ class LaunchSpec:
     owned: tuple[Owned, ...] = ()  # what of its mounts is its own: volumes
     egress: tuple[str, ...] = ()  # where the box may connect to; empty: nowhere
     egress_tier: str = "proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class ToldDigest:
+    """What an app was told in confidence, as digests by name: enough to see whether it still holds, not to tell it again."""
+
+    salt: str
+    digests: tuple[tuple[str, str], ...]
+
+    @staticmethod
+    def of(salt: str, name: str, value: str) -> str:
+        return hashlib.sha256("\0".join((salt, name, value)).encode()).hexdigest()
+
+    def holds(self, given: Mapping[str, str]) -> bool:
+        """Whether all of this was told just so."""
+        told = dict(self.digests)
+        return all(told.get(name) == self.of(self.salt, name, value) for name, value in given.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,10 @@ class Pausing(Isolation, Protocol):
     kinds, and it is the keeper's child's to end.
     """
 
+    def identity(self) -> str:
+        """Of the programs it stands on: what one saved, another of them may not bring back."""
+        ...
+
     def keeps(self, box: Box) -> bool:
         """Whether this running box can be saved; one that can't is started anew each time."""
         ...

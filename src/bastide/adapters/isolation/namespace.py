@@ -85,7 +85,7 @@ class NamespaceIsolation(Boxed):
         return program_says(self._program, "--version")
 
     def identity(self) -> str:
-        return file_identity(self._program)
+        return file_identity(self._program) + (file_identity(self.criu.program) if self.criu is not None else "")
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:
