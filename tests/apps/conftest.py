@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "builds"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "sandboxes"))
 
 from app_town import Town
 from house import House

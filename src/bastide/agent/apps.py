@@ -13,7 +13,7 @@ from typing import Any
 
 from bastide.agent.core import NodeCore
 from bastide.domain.errors import BastideError, EngineStartFailed
-from bastide.domain.instances import Assignment
+from bastide.domain.instances import Assignment, ToldDigest
 from bastide.domain.lifecycle import Phase
 from bastide.ports.clock import Clock
 from bastide.ports.link import Link, LinkLost
@@ -30,17 +30,26 @@ class Confidant:
     def __init__(self, controls: Callable[[], Iterable[Link]]) -> None:
         self._controls = controls
         self._told: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._recalled: dict[str, ToldDigest] = {}  # what those were told that an earlier agent kept
+
+    def recall(self, instance: str, told: ToldDigest) -> None:
+        self._recalled[instance] = told
 
     async def knows_all(self, assignment: Assignment) -> bool:
         """Whether all that it was told at its last start still holds: it may go on where it left off."""
-        told = self._told.get(assignment.instance)
-        if told is None:
+        told, recalled = self._told.get(assignment.instance), self._recalled.get(assignment.instance)
+        if told is None and recalled is None:
             return False
         for link in list(self._controls()):
             with contextlib.suppress(LinkLost, BastideError):
                 answer = await link.call("confide", {**_question(assignment), "keep_key": True})
                 given = {str(name): str(value) for name, value in answer["environment"].items()}
-                return bool(answer.get("key_kept")) and given.items() <= dict(told).items()
+                same = (
+                    given.items() <= dict(told).items()
+                    if told is not None
+                    else recalled is not None and recalled.holds(given)
+                )
+                return bool(answer.get("key_kept")) and same
         return True  # nobody can be asked: it goes on as if it had not slept
 
     async def confide(self, assignment: Assignment) -> tuple[tuple[str, str], ...]:
@@ -63,6 +72,7 @@ class Confidant:
 
     def forget(self, instance: str) -> None:
         self._told.pop(instance, None)
+        self._recalled.pop(instance, None)
 
 
 def _question(assignment: Assignment) -> dict[str, Any]:

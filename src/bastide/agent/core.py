@@ -73,6 +73,15 @@ class NodeCore(Moves):
         self._schedule(record)
         return self._flush()
 
+    def recall(self, instance: str, now_s: float) -> list[Effect]:
+        """One whose processes an earlier agent kept, found good."""
+        record = self.records[instance]
+        record.phase, record.since_s, record.kept = Phase.DEEP, now_s, True
+        record.reason = "its processes were kept over a restart"
+        record.proven = True
+        self._decide(record, "recall", "what was kept of its processes is whole, and of this generation", now_s)
+        return self._flush()
+
     def unassign(self, instance: str, now_s: float) -> list[Effect]:
         """Let an instance go: finish what is in flight, end it, forget it."""
         record = self.records.get(instance)

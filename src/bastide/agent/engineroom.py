@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from bastide.agent.effects import Effect, Tell
 from bastide.agent.settings import AgentSettings
 from bastide.agent.watch import Watcher
 from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed, StateLost
-from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity
+from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Phase, Rung
 from bastide.engines.port import Engine, Place
 from bastide.ports.clock import Clock
@@ -37,6 +37,7 @@ class NodeRuntime(Runtime, Protocol):
     def saved_bytes(self, launch: LaunchSpec) -> int: ...
     async def cpu_s(self, instance: str) -> float: ...
     def keeps(self, launch: LaunchSpec) -> bool: ...
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]: ...
     def forget_state(self, launch: LaunchSpec) -> None: ...
     async def close(self, *, end_engines: bool) -> None: ...
 
@@ -102,6 +103,17 @@ class EngineRoom:
             self._check_soon(instance)
             self._do(self._core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
 
+    async def recall(self) -> dict[str, ToldDigest]:
+        """Which of the instances at hand an earlier agent has left with their processes kept, and what those were told."""
+        launches = {}
+        for instance, record in self._core.records.items():
+            if record.assignment.spec.app is not None and record.phase is Phase.OFF:
+                with contextlib.suppress(BastideError, ValueError):  # its start will say what is wrong
+                    launches[instance] = self._launch(record.assignment)
+        found = await self._runtime.recall(launches.values())
+        self.launches.update({instance: launches[instance] for instance in found})
+        return found
+
     async def run(self, assignment: Assignment, limit_s: float) -> str:
         """A job, to its end; how it ended. It is no instance: nobody asks it anything."""
         return await self._runtime.run(await self._told(assignment, self._launch(assignment)), limit_s)
@@ -150,6 +162,7 @@ class EngineRoom:
             held = (await self._runtime.footprint(instance)).charge_bytes
         else:
             held = self._runtime.saved_bytes(self.launches[instance])
+            self._core.records[instance].kept = self._runtime.keeps(self.launches[instance])
         took_s = self._clock.monotonic_s() - began
         self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s))
 

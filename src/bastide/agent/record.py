@@ -58,6 +58,7 @@ class Record:
     spent_since_s: float = 0.0
     pid: int | None = None
     note: str = ""
+    kept: bool = False  # its processes are, for its next start
 
     @property
     def instance(self) -> str:
@@ -92,4 +93,5 @@ class Record:
             failures=self.failures,
             proven=self.proven,
             note=self.note,
+            kept=self.kept and self.phase is Phase.DEEP,
         )

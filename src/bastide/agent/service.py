@@ -109,6 +109,9 @@ class AgentService(Verbs):
                 self._checks.soon(launch.instance)
             elif await self._runtime.adopt(launch, identity):
                 await self._runtime.stop(launch.instance, 0.0)
+        for instance, told in (await self._room.recall()).items():
+            self._confidant.recall(instance, told)
+            self._do(self.core.recall(instance, self._clock.now_s()))
 
     async def run(self) -> None:
         """Serve until cancelled."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from bastide.domain.apps import Target, secret_variable
 from bastide.domain.errors import InvalidRequest, NotFound, Problem
 from bastide.domain.instances import InstanceReport
-from bastide.domain.isolation import Tier
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.lifecycle import Phase
 from bastide.domain.sources import is_digest
@@ -88,15 +87,8 @@ def forget_keys_of_the_gone(control: Control, reports: list[InstanceReport]) -> 
     for report in reports:
         if report.phase not in _GONE or key_id(report.instance) not in held:
             continue
-        if report.phase is not Phase.DEEP or not _may_be_kept(control, report.instance):
+        if report.phase is not Phase.DEEP or not report.kept:
             forget_key(control, report.instance)
-
-
-def _may_be_kept(control: Control, instance: str) -> bool:
-    """On the deep rung a tier that can keeps an app's processes, and its key with them."""
-    project, _, rest = instance.partition(".")
-    service = control.loop.services.get((project, rest.partition(".")[0]))
-    return service is not None and service.spec.app is not None and service.spec.app.isolation is Tier.GVISOR
 
 
 async def collect(control: Control, kept_s: float) -> Collected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bastide.domain.apps import Build, ConfigFile, Health
@@ -109,6 +111,23 @@ class LaunchSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldDigest:
+    """What an app was told in confidence, as digests by name: enough to see whether it still holds, not to tell it again."""
+
+    salt: str
+    digests: tuple[tuple[str, str], ...]
+
+    @staticmethod
+    def of(salt: str, name: str, value: str) -> str:
+        return hashlib.sha256("\0".join((salt, name, value)).encode()).hexdigest()
+
+    def holds(self, given: Mapping[str, str]) -> bool:
+        """Whether all of this was told just so."""
+        told = dict(self.digests)
+        return all(told.get(name) == self.of(self.salt, name, value) for name, value in given.items())
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """A process, known beyond doubt: numbers are reused, start times (clock ticks since boot) and the boot are not."""
 
@@ -169,6 +188,7 @@ class InstanceReport:
     failures: int = 0
     proven: bool = False  # it has been ready once in this generation
     note: str = ""
+    kept: bool = False  # on the deep rung: its processes were saved, and go on with what they were told
     counters: EngineCounters = field(default_factory=EngineCounters)
 
 

@@ -80,6 +80,42 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Criu:
+    """A CRIU that can be run from inside any mount namespace: by its own loader, with its own directories of libraries.
+
+    `facts`: the file of what it found out of this kernel; boxes show it where CRIU looks for it.
+    """
+
+    program: str
+    loader: str
+    libraries: tuple[str, ...]
+    facts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Processes to bring back from the directory `image`, with what `scratch` directories held."""
+
+    criu: Criu
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """The tree of the process `inside` (host's number), owned by `user`, to be written to the directory `image`.
+
+    `scratch`: directories inside, in memory, whose content goes with it, at most `scratch_bytes_max` of it.
+    """
+
+    criu: Criu
+    inside: int
+    user: int
+    image: str
+    scratch: tuple[str, ...]
+    scratch_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class BoxLaunch:
     """How the keeper starts a box: plain steps in a fork, in this order, each fatal when it fails.
 
@@ -87,7 +123,9 @@ class BoxLaunch:
     descriptor 3 on; `opened` places are put where the box's user can reach them (`{at:N}` in `argv` and in `environment`
     becomes the path of the Nth; of those whose index is in `images`, the file system in the file is shown); `read` files are opened (`{read:N}` becomes the descriptor of the Nth); it enters the
     network namespace at `network_namespace`; it becomes `user` (None: stays who it is); then `program` runs as `argv`
-    with `environment` and nothing else of ours.
+    with `environment` and nothing else of ours. `nobody`: not None where the user namespace is made for it, and given as the
+    descriptor `{users}`: number 0 inside is this number of the host's, which owns nothing, and `inside_user` is `user`; it then
+    has no standard input of the host's. `restore`: its processes are brought back into it, and `argv` is what waits there for them.
     """
 
     program: str
@@ -101,20 +139,27 @@ class BoxLaunch:
     network_namespace: str = ""
     user: int | None = None
     open_files_max: int = 4096
+    nobody: int | None = None
+    inside_user: int = 0
+    restore: Restore | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SaveCommand:
-    """A program to run in the namespaces of the process `inside`, as `user` (None: who we are)."""
+    """A program to run in the namespaces of the process `inside`, as `user` (None: who we are); or what CRIU is to `save`."""
 
     inside: int
     user: int | None
     argv: tuple[str, ...]
+    save: Save | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
-    """What a self-test found. `limits`: which of memory, cpu, processes can be enforced. `mend`: what would make it hold."""
+    """What a self-test found. `limits`: which of memory, cpu, processes can be enforced. `mend`: what would make it hold.
+
+    `pauses_not`: why it holds but can't save processes, where it could; `pauses_mend`: what would let it.
+    """
 
     tier: Tier
     holds: bool
@@ -123,3 +168,5 @@ class TierReport:
     mend: str = ""
     limits: frozenset[str] = frozenset()
     pauses: bool = False  # processes and memory can be saved and brought back
+    pauses_not: str = ""
+    pauses_mend: str = ""

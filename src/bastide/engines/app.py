@@ -135,8 +135,8 @@ def environment(assignment: Assignment, build: Build, boxes: BoxPlace, port: int
 
 
 def _can_be_kept(app: AppSpec) -> bool:
-    """gVisor saves processes, but none that use sockets of the host's, as those behind a wall do."""
-    return app.isolation is Tier.GVISOR and (app.egress_tier == "proxy" or not app.egress)
+    """Where its tier can keep processes it may: but none that use sockets of the host's, as those behind a wall do."""
+    return app.isolation in (Tier.NAMESPACE, Tier.GVISOR) and (app.egress_tier == "proxy" or not app.egress)
 
 
 def _volume(owned: Owned, target: str) -> Mount:

@@ -293,6 +293,7 @@ class Agent:
             self.main = processes.start(argv, self.environment, asked.get("cwd") or "/", None, None, None)
         start_thread(self.end_with, self.main.ending)
         wire.send_json(line, wire.ANSWER, {"pid": self.main.pid})
+        adopt_orphans()  # while the app is still being loaded
 
     @staticmethod
     def end_with(ending: processes.Ending) -> None:
@@ -347,7 +348,19 @@ class Agent:
         self.listen()
 
 
+def adopt_orphans() -> None:
+    """What a process leaves behind is ours to bury, and saved with us. Whoever is the first of all has them anyway."""
+    if posix.getpid() != 1 and ENVIRONMENT.get("BASTIDE_LISTEN_DIRECTORY"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
 def main() -> None:
+    try:
+        posix.setsid()  # what is saved and brought back is a session of its own, whole
+    except PermissionError:
+        pass  # it leads one already
     ENVIRONMENT.setdefault("HOME", "/")
     for descriptor in range(3, DESCRIPTORS_MAX):  # what was handed down to us is for nobody else
         try:

@@ -65,10 +65,22 @@ class Isolation(Protocol):
 
 
 class Pausing(Isolation, Protocol):
-    """A tier that can save processes with their memory, and bring them back."""
+    """A tier that can save processes with their memory, and bring them back.
+
+    What is brought back stands behind the same walls: same user, no capability gained, same filter and namespaces of the same
+    kinds, and it is the keeper's child's to end.
+    """
+
+    def identity(self) -> str:
+        """Of the programs it stands on: what one saved, another of them may not bring back."""
+        ...
+
+    def keeps(self, box: Box) -> bool:
+        """Whether this running box can be saved; one that can't is started anew each time."""
+        ...
 
     def save_command(self, box: Box, pid: int) -> SaveCommand:
-        """What writes a running, quiet box to `saved_at` while it lives on. Run by the keeper."""
+        """What writes a running, quiet box to `saved_at`; it lives on, or is left stopped until `begin_again`. Run by the keeper."""
         ...
 
     def saved_at(self, box: Box) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bastide.adapters.threads import to_the_end
 from bastide.domain.errors import BastideError, EngineStartFailed, Unavailable, Unsupported
 from bastide.domain.isolation import Box, BoxLaunch, Tier
 from bastide.ports.isolation import Isolation, Pausing
@@ -107,13 +108,10 @@ class Boxes:
         return await self._started(box, launch)
 
     async def _prepared(self, box: Box, prepare: Callable[..., BoxLaunch], *arguments: Any) -> BoxLaunch:
-        """Where it fails, what it has made by then goes again. A thread goes on though its caller is cancelled."""
-        preparing = asyncio.ensure_future(asyncio.to_thread(prepare, *arguments))
+        """Where it fails, or its caller is cancelled, what it has made by then goes again."""
         try:
-            return await asyncio.shield(preparing)
+            return await to_the_end(prepare, *arguments)
         except BaseException:
-            with contextlib.suppress(BastideError, OSError):
-                await preparing
             await asyncio.to_thread(self.tier(box.tier).clear, box)
             raise
 

@@ -132,7 +132,7 @@ def _bytes_or(text: str | None, option: str, otherwise: int) -> int:
 
 
 def doctor(
-    explain: Annotated[str | None, typer.Option(help="How to set something up: zram, gvisor, namespace.")] = None,
+    explain: Annotated[str | None, typer.Option(help="How to set something up: zram, gvisor, namespace, criu.")] = None,
     json: JsonOption = False,
 ) -> None:
     """What this machine has and lacks. Exits with 1 where Bastide can't run."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bastide.adapters.runtime import proc
 from bastide.domain.errors import Unsupported
+from bastide.domain.isolation import Tier, TierReport
 from bastide.domain.units import format_bytes
 from bastide.wiring.rungs import test_rungs
 
@@ -49,7 +50,18 @@ NAMESPACE_RECIPE = """The namespace tier needs bubblewrap (it comes with the pac
   Debian, older: sysctl -w kernel.unprivileged_userns_clone=1
   In a container: it must be allowed to make user namespaces and to mount proc (unmask /proc)."""
 
-RECIPES = {"zram": ZRAM_RECIPE, "gvisor": GVISOR_RECIPE, "namespace": NAMESPACE_RECIPE}
+CRIU_RECIPE = """With CRIU an app in the namespace tier is written to disk on its deep rung, and wakes with its memory in about a
+tenth of a second instead of starting anew. Never required; root alone. Bastide finds it on PATH, beside its own programs, or
+where CRIU_PATH says (the program itself, no script); 4.2 or newer is needed on kernels from 6.16 on, else 4.0.
+
+  Debian 14 and newer    apt-get install criu      (Debian 13's 4.1 does on kernels before 6.16)
+  from Bastide's source  scripts/debian-programs   # the same program with its libraries, on older Debian too
+  anything else          CRIU's own releases, or your distribution's package
+
+It is believed only once it has written down a small process here and brought it back, walls and all. CRIU_PATH=none does
+without it: then such an app ends on its deep rung, and the next request starts it."""
+
+RECIPES = {"criu": CRIU_RECIPE, "zram": ZRAM_RECIPE, "gvisor": GVISOR_RECIPE, "namespace": NAMESPACE_RECIPE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +161,24 @@ def _rungs() -> list[Finding]:
 def _isolation() -> list[Finding]:
     from bastide.wiring.isolation import examined
 
-    return [
-        Finding(
-            "isolation",
-            report.tier.value,
-            "ok" if report.holds else "lacks",
-            f"{report.version}: {report.detail}" if report.version else report.detail,
-            report.mend,
+    found = []
+    for report in examined():
+        detail = f"{report.version}: {report.detail}" if report.version else report.detail
+        state = "ok" if report.holds else "lacks"
+        found.append(Finding("isolation", report.tier.value, state, detail, report.mend))
+        if report.holds and report.tier is Tier.NAMESPACE:
+            found.append(_keeping(report))
+    return found
+
+
+def _keeping(report: TierReport) -> Finding:
+    """Whether apps of the namespace tier keep their processes over the deep rung."""
+    if report.pauses:
+        return Finding(
+            "isolation", "namespace, deep sleep", "ok", "CRIU brought a process back: apps wake with their memory"
         )
-        for report in examined()
-    ]
+    detail = f"apps end, and start anew: {report.pauses_not}"
+    return Finding("isolation", "namespace, deep sleep", "lacks", detail, report.pauses_mend)
 
 
 def _accelerators() -> list[Finding]:

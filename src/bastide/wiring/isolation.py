@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from bastide.adapters.isolation import savetest
 from bastide.adapters.isolation.folders import Folders
 from bastide.adapters.isolation.groups import Groups
 from bastide.adapters.isolation.gvisor import GvisorIsolation
@@ -29,10 +31,18 @@ def isolations(places: Places, use: str) -> tuple[Mapping[Tier, Isolation], tupl
     reports = [PROCESS]
     for isolation in (NamespaceIsolation(folders), GvisorIsolation(folders)):
         report = tested(isolation, folders)
+        if report.holds and use == "apps" and isinstance(isolation, NamespaceIsolation):
+            report = _with_saving(report, isolation, folders)
         reports.append(report)
         if report.holds:
             found[isolation.tier] = isolation
     return found, (*reports, MICROVM)
+
+
+def _with_saving(report: TierReport, isolation: NamespaceIsolation, folders: Folders) -> TierReport:
+    """Sandboxes are not kept by it: they are asked to be saved and go on at once, and to be several at once, which is not tried yet."""
+    lacks, mend = savetest.offer(isolation, folders)
+    return replace(report, pauses=isolation.pauses, pauses_not=lacks, pauses_mend=mend)
 
 
 def dissolve(places: Places, use: str) -> None:
@@ -54,7 +64,10 @@ def examined() -> tuple[TierReport, ...]:
         groups = Groups(f"doctor-{os.getpid()}")
         folders = Folders(places.isolation, places.data / "s", groups)
         try:
-            tests = tuple(tested(tier, folders) for tier in (NamespaceIsolation(folders), GvisorIsolation(folders)))
+            namespace = NamespaceIsolation(folders)
+            tests = (tested(namespace, folders), tested(GvisorIsolation(folders), folders))
+            if tests[0].holds:
+                tests = (_with_saving(tests[0], namespace, folders), *tests[1:])
         finally:
             groups.remove_all()
     return (PROCESS, *tests, MICROVM)

@@ -85,6 +85,9 @@ class GvisorIsolation(Boxed):
         """As `prepare`, from what `checkpoint` has saved in the directory `image`."""
         return self._launch(box, ("restore", "--image-path=/restore", "-bundle", "/bundle", CONTAINER), image)
 
+    def keeps(self, box: Box) -> bool:
+        return True
+
     def save_command(self, box: Box, pid: int) -> SaveCommand:
         below = tree.descendants(pid)
         program = next((one for one in below if _name(one) == "runsc"), pid)

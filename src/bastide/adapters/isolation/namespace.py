@@ -6,20 +6,27 @@ a user of its own, so that even a box that broke out would own nothing here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
-from bastide.adapters.isolation import etc
+from bastide.adapters.isolation import criu, etc, tree
 from bastide.adapters.isolation.base import Boxed
-from bastide.adapters.isolation.folders import Folders, box_user
+from bastide.adapters.isolation.folders import USERS, Folders, box_user
 from bastide.adapters.isolation.roots import view
+from bastide.adapters.runtime import criuimages
+from bastide.adapters.runtime.boxback import HOLDER
+from bastide.adapters.runtime.boxcriu import ROOT_INSIDE
 from bastide.domain.errors import Unsupported
-from bastide.domain.isolation import Box, BoxLaunch, Scratch, Tier
+from bastide.domain.isolation import Box, BoxLaunch, Criu, Restore, Save, SaveCommand, Scratch, Tier
 
 SHARED_MEMORY_BYTES = 64 * 2**20
 TEMPORARY_BYTES = 256 * 2**20
+SOCKETS_BYTES = 64 * 1024  # of the directory where a box binds its sockets: it holds nothing else
+SOCKETS, TOLD = "/run/bastide/sockets", "/run/bastide/host"
 
 
 def bubblewrap() -> str | None:
@@ -64,17 +71,21 @@ class NamespaceIsolation(Boxed):
     """See ports.isolation.Isolation."""
 
     tier = Tier.NAMESPACE
-    pauses = False
 
     def __init__(self, folders: Folders) -> None:
         super().__init__(folders)
         self._program = bubblewrap()
+        self.criu: Criu | None = None  # once it is proven: what keeps processes over a deep sleep
+
+    @property
+    def pauses(self) -> bool:
+        return self.criu is not None
 
     def version(self) -> str:
         return program_says(self._program, "--version")
 
     def identity(self) -> str:
-        return file_identity(self._program)
+        return file_identity(self._program) + (file_identity(self.criu.program) if self.criu is not None else "")
 
     def refuses(self, box: Box) -> str | None:
         if self._program is None:
@@ -82,19 +93,80 @@ class NamespaceIsolation(Boxed):
         return self._folders.groups.lacks(box.limits)
 
     def prepare(self, box: Box) -> BoxLaunch:
+        return self._launch(box, "")
+
+    def prepare_restore(self, box: Box, image: str) -> BoxLaunch:
+        """As `prepare`, with the processes that CRIU has saved in the directory `image`."""
+        if not self._keeps(box):
+            raise Unsupported(self._unkept(box))
+        return self._launch(box, image)
+
+    def save_command(self, box: Box, pid: int) -> SaveCommand:
+        """Raises Unsupported where this box may not be kept."""
+        user = box_user(box)
+        if self.criu is None or user is None or not self._keeps(box):
+            raise Unsupported(self._unkept(box))
+        image = Path(self.saved_at(box))
+        shutil.rmtree(image, ignore_errors=True)
+        image.mkdir(mode=0o700, parents=True)
+        held = scratches(box)
+        places = (*(scratch.target for scratch in held), "/dev/shm")
+        bytes_max = sum(scratch.bytes_max for scratch in held) + SHARED_MEMORY_BYTES
+        inside = _inside(pid, str(ROOT_INSIDE))
+        return SaveCommand(inside, None, (), Save(self.criu, inside, user, str(image), places, bytes_max))
+
+    def saved_at(self, box: Box) -> str:
+        return str(self._folders.bundle(box.name) / "image")
+
+    def hush(self, box: Box) -> None:
+        """What is asked to be quiet from now on stays so until `begin_again`."""
+        self._go(box).unlink(missing_ok=True)
+
+    def begin_again(self, box: Box) -> None:
+        """A box that was saved, or brought back, may listen again; one that a killed agent had just saved was left stopped."""
+        if self._go(box).parent.is_dir():
+            self._go(box).touch(mode=0o644)
+        if self._folders.groups.freezes:  # else those at rest are stopped in the same way
+            for pid in self._folders.groups.pids(box.name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def keeps(self, box: Box) -> bool:
+        """Whether this one, as it runs, can be saved: not one that was started when CRIU was not there."""
+        return self._keeps(box) and not any(self._folders.socket(box.name, name).exists() for name in box.listens)
+
+    def _go(self, box: Box) -> Path:
+        return self._folders.bundle(box.name) / "host" / "go"
+
+    def _keeps(self, box: Box) -> bool:
+        return self.criu is not None and criu.unkept(box) is None
+
+    def _unkept(self, box: Box) -> str:
+        return criu.unkept(box) or "CRIU does not hold here; `bastide doctor` says why"
+
+    def _launch(self, box: Box, image: str) -> BoxLaunch:
         refused = self.refuses(box)
         if refused is not None or self._program is None:
             raise Unsupported(refused or "bubblewrap is not here")
         self._folders.make()
+        keeps, user = self._keeps(box), box_user(box)
         arguments, opened = _Arguments(), Opened()
-        _namespaces(arguments, box)
+        _namespaces(arguments, box, own_users=not keeps)
+        if image:
+            arguments.add("--as-pid-1", "--info-fd", "{info}")
         _view(arguments, opened, box, self._folders.etc(bool(box.network_namespace)))
-        environment = (*box.environment, ("BASTIDE_LISTEN_FDS", str(len(box.listens))))
+        environment = box.environment
+        if keeps:
+            self._listening_inside(arguments, opened, box)
+            environment = (*environment, ("BASTIDE_LISTEN_DIRECTORY", SOCKETS))
+        else:
+            environment = (*environment, ("BASTIDE_LISTEN_FDS", str(len(box.listens))))
+        arguments.add("--remount-ro", "/dev", "--remount-ro", "/")
         if needed := libraries(self._program):
             environment = (*environment, ("LD_LIBRARY_PATH", opened(needed)))
             arguments.add("--unsetenv", "LD_LIBRARY_PATH")
-        arguments.add("--seccomp", "{read:0}", "--chdir", box.directory, "--", *box.arguments)
-        listens = tuple(str(self._folders.socket(box.name, name)) for name in box.listens)
+        program = ("/bin/sh", "-c", HOLDER) if image else box.arguments
+        arguments.add("--seccomp", "{read:0}", "--chdir", box.directory, "--", *program)
         return BoxLaunch(
             program=self._program,
             argv=("bwrap", *arguments.words),
@@ -102,14 +174,29 @@ class NamespaceIsolation(Boxed):
             opened=tuple(opened.paths),
             images=tuple(opened.images),
             read=(str(self._folders.filter),),
-            listens=listens,
+            listens=() if keeps else tuple(str(self._folders.socket(box.name, name)) for name in box.listens),
             group_files=self._folders.groups.make(box.name, box.limits),
             network_namespace=box.network_namespace,
-            user=box_user(box),
+            user=user,
+            nobody=user + USERS if keeps and user is not None else None,
+            inside_user=etc.USER,
+            restore=Restore(self.criu, image) if image and self.criu is not None else None,
         )
 
+    def _listening_inside(self, arguments: _Arguments, opened: Opened, box: Box) -> None:
+        """Its sockets are bound by itself, in memory, so that they can be let go of and bound anew."""
+        assert self.criu is not None
+        told = self._folders.bundle(box.name) / "host"
+        told.mkdir(parents=True, exist_ok=True)
+        told.chmod(0o755)
+        arguments.add("--size", str(SOCKETS_BYTES), "--perms", "0755", "--tmpfs", SOCKETS)
+        arguments.add("--ro-bind", opened(told), TOLD, "--ro-bind", opened(self.criu.facts), criuimages.FACTS_AT)
+
     def address(self, box: Box, name: str, pid: int) -> str:
-        return str(self._folders.socket(box.name, name))
+        bound = self._folders.socket(box.name, name)
+        if not self._keeps(box) or bound.exists():
+            return str(bound)
+        return f"/proc/{_inside(pid, '1')}/root{SOCKETS}/{name}"
 
 
 class _Arguments:
@@ -136,11 +223,22 @@ class Opened:
         return f"{{at:{len(self.paths) - 1}}}"
 
 
-def _namespaces(arguments: _Arguments, box: Box) -> None:
+def _inside(pid: int, number: str) -> int:
+    """The process that a box of the keeper's child `pid` numbers so. Raises OSError where it is not there."""
+    for one in tree.descendants(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{one}/status") as file:
+            numbers = next((line.split()[1:] for line in file if line.startswith("NSpid:")), [])
+            if len(numbers) > 1 and numbers[-1] == number:
+                return one
+    raise FileNotFoundError(f"no process {number} lives in this box")
+
+
+def _namespaces(arguments: _Arguments, box: Box, *, own_users: bool) -> None:
+    """`own_users`: bubblewrap makes its user namespace; else it is given one, in which none can be made either."""
     arguments.add(
-        "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-        *(() if box.network_namespace else ("--unshare-net",)),
-        "--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
+        *(("--unshare-user", "--disable-userns") if own_users else ("--userns", "{users}")),
+        "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+        *(() if box.network_namespace else ("--unshare-net",)), "--die-with-parent", "--new-session", "--cap-drop", "ALL",
         "--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", box.hostname,
     )  # fmt: skip
 
@@ -174,7 +272,6 @@ def _view(arguments: _Arguments, opened: Opened, box: Box, etc_directory: Path) 
     arguments.add("--dir", "/run/bastide")
     if box.egress_directory:
         arguments.add("--ro-bind", opened(box.egress_directory), "/run/bastide/egress")
-    arguments.add("--remount-ro", "/dev", "--remount-ro", "/")
 
 
 def scratches(box: Box) -> tuple[Scratch, ...]:

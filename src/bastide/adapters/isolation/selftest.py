@@ -75,7 +75,7 @@ def tested(isolation: Testable, folders: Folders) -> TierReport:
     key = hashlib.sha256(
         "|".join((isolation.identity(), proc.boot_id(), platform.release(), str(os.getuid()), PROBE)).encode()
     ).hexdigest()
-    memory = _memory(isolation.tier)
+    memory = memory_of(isolation.tier.value)
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(memory.read_text())
         if known["key"] == key and known["holds"]:
@@ -89,10 +89,10 @@ def tested(isolation: Testable, folders: Folders) -> TierReport:
     return _report(isolation, holds, detail, limits)
 
 
-def _memory(tier: Tier) -> Path:
+def memory_of(what: str) -> Path:
     """Below the user's own cache, for every Bastide of theirs: the walls are the machine's."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "bastide" / f"tier-{tier.value}.json"
+    return Path(cache) / "bastide" / f"tier-{what}.json"
 
 
 def _report(isolation: Testable, holds: bool, detail: str, limits: frozenset[str]) -> TierReport:

@@ -10,15 +10,16 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from bastide.adapters.isolation import volumes
 from bastide.adapters.isolation.tree import connect_path
-from bastide.adapters.runtime import boxline, boxsaving, proc
+from bastide.adapters.runtime import boxkept, boxline, boxsaving, proc
 from bastide.adapters.runtime.http import ask
+from bastide.adapters.threads import to_the_end
 from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, Unsupported
-from bastide.domain.instances import Footprint, LaunchSpec
+from bastide.domain.instances import Footprint, LaunchSpec, ToldDigest
 from bastide.domain.isolation import Box, Tier
 from bastide.domain.lifecycle import Rung
 from bastide.domain.sandboxes import EgressRules
@@ -48,7 +49,7 @@ class Exits(Protocol):
 class Boxes:
     """`tiers` tries which tiers hold here, once, when the first box is needed. It may take a second.
 
-    `kept`: where what is kept of earlier lives lies; nobody can bring it back any more. `door`: (path, port) of the way to the gateway as a box sees it. `exits`: makes ways out; without it there are none.
+    `kept`: where what is kept lies; of an earlier life's nothing is believed that `recall` has not found good. `door`: (path, port) of the way to the gateway as a box sees it. `exits`: makes ways out; without it there are none.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Boxes:
         self._trying = asyncio.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
         self._clearing: set[asyncio.Task[None]] = set()
+        self._believed: set[str] = set()  # boxes of which what is kept is ours, or was found good
+        self._told: dict[str, ToldDigest] = {}  # by box, what was told to what runs in it or is kept of it
 
     def of(self, launch: LaunchSpec) -> tuple[Box, Any]:
         """Raises Unsupported where its tier does not hold."""
@@ -86,9 +89,11 @@ class Boxes:
                 box = limited
             if launch.egress:
                 box = await self._with_exit(launch, box)
-            prepared = await asyncio.to_thread(self._prepared, launch, box, isolation)
-            if self.keeps(launch):
+            kept = self.keeps(launch)
+            prepared = await to_the_end(self._prepared, launch, box, isolation, kept)
+            if kept:
                 isolation.begin_again(box)
+                await asyncio.to_thread(boxkept.take, launch)
         told = dataclasses.replace(launch, box=box)
         if launch.serving is not None:
             told = dataclasses.replace(told, serving=dataclasses.replace(launch.serving, environment=(), files=()))
@@ -107,29 +112,54 @@ class Boxes:
         return dataclasses.replace(box, egress_directory=self._exits.directory(box.name))
 
     async def adopt(self, launch: LaunchSpec, pid: int) -> None:
-        """An earlier process of ours started it: what that one held open for it is opened again."""
+        """An earlier process of ours started it: what that one held open for it is opened again, and it goes on if it was being saved."""
+        if launch.box is not None and launch.state_directory:
+            box, isolation = self.of(launch)
+            if getattr(isolation, "pauses", False):
+                await asyncio.to_thread(isolation.begin_again, box)
         if launch.egress and launch.box is not None:
             await self._with_exit(launch, launch.box, pid)
 
     @staticmethod
-    def _prepared(launch: LaunchSpec, box: Box, isolation: Any) -> Any:
-        kept = boxsaving.is_kept(launch)
-        prepared = isolation.prepare_restore(box, boxsaving.image_of(launch)) if kept else isolation.prepare(box)
+    def _prepared(launch: LaunchSpec, box: Box, isolation: Any, kept: bool) -> Any:
+        image = str(boxkept.image_of(launch))
+        prepared = isolation.prepare_restore(box, image) if kept else isolation.prepare(box)
         for owned in launch.owned:
             volumes.make(owned, prepared.user)
         return prepared
 
     def keeps(self, launch: LaunchSpec) -> bool:
         """Whether its processes are kept, to be brought back by its next start."""
-        return launch.box is not None and boxsaving.is_kept(launch)
+        return launch.box is not None and launch.box.name in self._believed and boxkept.is_kept(launch)
+
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
+        """What an earlier Bastide kept and can be believed: what each instance was told. All else that it kept goes."""
+        left = await asyncio.to_thread(_names, self._kept)
+        if not left:
+            return {}
+        await self.ready(frozenset())  # those alive are known by now, where there are any
+        found: dict[str, ToldDigest] = {}
+        for launch in launches:
+            if launch.box is None or launch.box.name not in left:
+                continue
+            isolation: Any = self._isolations.get(launch.box.tier)
+            if getattr(isolation, "pauses", False):
+                told = await asyncio.to_thread(boxkept.believed, launch, isolation.identity())
+                if told is not None:
+                    found[launch.instance] = self._told[launch.box.name] = told
+                    self._believed.add(launch.box.name)
+        for name in left - self._believed:
+            await asyncio.to_thread(shutil.rmtree, os.path.join(self._kept, name), True)
+        return found
 
     async def save(self, launch: LaunchSpec, pid: int, saver: boxsaving.Saver) -> None:
         """Keep its processes, where its tier can. Raises BastideError or OSError where they can't be kept."""
         box, isolation = self.of(launch)
-        if not launch.state_directory or not getattr(isolation, "pauses", False):
+        if not launch.state_directory or not getattr(isolation, "pauses", False) or not isolation.keeps(box):
             return
         await self.thaw(launch, pid)
-        await saver.save(launch, box, isolation, pid, self.address(launch, pid, "agent"))
+        await saver.save(launch, box, isolation, pid, self.address(launch, pid, "agent"), self._told.get(box.name))
+        self._believed.add(box.name)
 
     async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
         """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not.
@@ -160,6 +190,8 @@ class Boxes:
         await boxsaving.until_it_answers(lambda: self.address(launch, pid, "agent"), died, KNOCK_S)
         try:
             if not died.done():
+                if launch.box is not None and launch.state_directory:
+                    self._told[launch.box.name] = boxkept.digest_of(serving.environment)
                 agent = self.address(launch, pid, "agent")
                 for file in serving.files:
                     await boxline.write_file(agent, file.path, file.text.encode(), 0o600)
@@ -253,14 +285,19 @@ class Boxes:
                 return
             self._isolations = await asyncio.to_thread(self._tiers)
             self._tiers = None
-            if self._kept:
-                await asyncio.to_thread(shutil.rmtree, self._kept, True)
             for isolation in self._isolations.values():
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(isolation.sweep, alive)
 
     def _lock(self, box: Box) -> asyncio.Lock:
         return self._locks.setdefault(box.name, asyncio.Lock())
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder)) if folder else set()
+    except OSError:
+        return set()
 
 
 def _footprint(pids: tuple[int, ...]) -> Footprint:

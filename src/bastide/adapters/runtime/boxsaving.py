@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bastide.adapters.runtime import boxline
+from bastide.adapters.runtime import boxkept, boxline
 from bastide.domain.errors import BastideError, EngineLost
-from bastide.domain.instances import LaunchSpec
+from bastide.domain.instances import LaunchSpec, ToldDigest
 from bastide.domain.isolation import Box
 from bastide.ports.isolation import Pausing
 
-WHOLE = "whole"  # the name of what is laid last: without it nothing here is believed
 Ask = Callable[..., Awaitable[dict[str, Any]]]
-
-
-def is_kept(launch: LaunchSpec) -> bool:
-    return bool(launch.state_directory) and os.path.exists(os.path.join(launch.state_directory, WHOLE))
-
-
-def image_of(launch: LaunchSpec) -> str:
-    return os.path.join(launch.state_directory, "image")
 
 
 def forget(launch: LaunchSpec) -> None:
@@ -36,7 +28,7 @@ def forget(launch: LaunchSpec) -> None:
     if not launch.state_directory:
         return
     with contextlib.suppress(OSError):
-        os.unlink(os.path.join(launch.state_directory, WHOLE))
+        os.unlink(os.path.join(launch.state_directory, boxkept.WHOLE))
     shutil.rmtree(launch.state_directory, ignore_errors=True)
 
 
@@ -58,41 +50,47 @@ class Saver:
             if not waiting.done():
                 waiting.set_result((70, "the keeper is gone"))
 
-    async def save(self, launch: LaunchSpec, box: Box, isolation: Pausing, pid: int, agent: str) -> None:
-        """Write the app's processes down; it must be ended next. Raises BastideError or OSError where they can't be: it lives on."""
+    async def save(
+        self, launch: LaunchSpec, box: Box, isolation: Pausing, pid: int, agent: str, told: ToldDigest | None
+    ) -> None:
+        """Write the app's processes down; it must be ended next. `told`: what it was told in confidence, where that is known. Raises BastideError or OSError where they can't be: it lives on."""
         isolation.hush(box)
         try:
             await boxline.ask(agent, {"op": "quiet"})
-            await self._written(launch, box, isolation, pid)
+            await self._written(launch, box, isolation, pid, told)
         except BaseException:
             isolation.begin_again(box)
             raise
 
-    async def _written(self, launch: LaunchSpec, box: Box, isolation: Pausing, pid: int) -> None:
+    async def _written(
+        self, launch: LaunchSpec, box: Box, isolation: Pausing, pid: int, told: ToldDigest | None
+    ) -> None:
         command = await asyncio.to_thread(isolation.save_command, box, pid)
         key = f"save-{box.name}"
         self._entered[key] = asyncio.get_running_loop().create_future()
         try:
-            await self._ask("enter", inside=command.inside, user=command.user, argv=list(command.argv), key=key)
+            whole = dataclasses.asdict(command.save) if command.save is not None else None
+            words = list(command.argv)
+            await self._ask("enter", inside=command.inside, user=command.user, argv=words, save=whole, key=key)
             code, said = await self._entered[key]
         finally:
             del self._entered[key]
         if code != 0:
             raise EngineLost(f"its processes could not be saved: {said[-300:] or f'status {code}'}")
-        await asyncio.to_thread(_take, Path(isolation.saved_at(box)), launch)
+        await asyncio.to_thread(_take, Path(isolation.saved_at(box)), launch, isolation.identity(), told)
 
 
-def _take(saved: Path, launch: LaunchSpec) -> None:
+def _take(saved: Path, launch: LaunchSpec, programs: str, told: ToldDigest | None) -> None:
     kept = Path(launch.state_directory)
     shutil.rmtree(kept, ignore_errors=True)
-    image = Path(image_of(launch))
+    image = boxkept.image_of(launch)
     kept.mkdir(mode=0o700, parents=True)
     image.mkdir()
     image.chmod(0o755)  # below a directory that is ours alone, shown to the box that is brought back
     for file in saved.iterdir():
         shutil.move(str(file), str(image / file.name))
         (image / file.name).chmod(0o644)
-    (kept / WHOLE).touch(mode=0o600)
+    boxkept.lay(launch, programs, told)
 
 
 async def until_it_answers(agent: Callable[[], str], died: asyncio.Future[str], knock_s: float) -> None:

@@ -96,8 +96,14 @@ def neighbour(name: str) -> Any:
     return module
 
 
-def become_box(box: dict[str, Any], said: int, parent: int) -> None:
-    """Never returns. `said`: where its own words and those of its tools go (a pipe); `parent`: who must still live."""
+def become_box(box: dict[str, Any], said: int, parent: int, given: dict[str, int] | None = None) -> None:
+    """Never returns. `said`: where its own words and those of its tools go (a pipe); `parent`: who must still live.
+
+    `given`: descriptors for its program, by the words that stand for them in `argv`; `stdin` is one of them.
+    """
+    given = dict(given or {})
+    if box.get("restore"):
+        neighbour("boxback").bring_back(box, said, parent, become_box)
     try:
         signal.set_wakeup_fd(-1)
         for handled in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
@@ -115,20 +121,30 @@ def become_box(box: dict[str, Any], said: int, parent: int) -> None:
             namespace = os.open(box["network_namespace"], os.O_RDONLY)
             if LIBC.setns(namespace, CLONE_NEWNET) != 0:
                 _fatal("its network namespace can't be entered")
-        nothing = os.open(os.devnull, os.O_RDONLY)
+        nothing = given.pop("stdin", None)
+        if box.get("nobody") is not None:
+            # What it has of the host's could not be brought back: no device, but a pipe that nobody writes to.
+            given["users"] = neighbour("boxcriu").make_users(box["user"], box["inside_user"], box["nobody"])
+            if nothing is None:
+                nothing, other = os.pipe()
+                os.close(other)
+        elif nothing is None:
+            nothing = os.open(os.devnull, os.O_RDONLY)
         places = list(box["opened"])
         if box["user"] is not None:
             places = stage(places, box["images"], box["user"])
         elif box["images"]:
             raise PermissionError("a file system in a file can be mounted by root alone")
         # All that is kept goes to known low numbers, above a gap that nothing occupies; then the rest is closed.
-        kept = [nothing, said, said, *listeners, *read, program]
+        kept = [nothing, said, said, *listeners, *read, *given.values(), program]
         high = [fcntl.fcntl(number, fcntl.F_DUPFD, 512) for number in kept]
         for low, number in enumerate(high):
             os.dup2(number, low)  # the copies are inherited across exec
         os.closerange(len(high), 1 << 16)
         names = {f"{{at:{index}}}": place for index, place in enumerate(places)}
         names |= {f"{{read:{index}}}": str(FIRST_LISTENER + len(listeners) + index) for index in range(len(read))}
+        first_given = FIRST_LISTENER + len(listeners) + len(read)
+        names |= {f"{{{name}}}": str(first_given + index) for index, name in enumerate(given)}
         program = len(high) - 1
         os.set_inheritable(program, False)
         argv = [names.get(argument, argument) for argument in box["argv"]]

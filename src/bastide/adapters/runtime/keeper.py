@@ -325,6 +325,8 @@ class Keeper:
         self.modules["boxstart"] = starter
         said_read, said_write = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
+        if pid == 0 and order.get("save"):
+            starter.neighbour("boxcriu").save(order["save"], said_write)
         if pid == 0:
             starter.enter_box(order["inside"], order["user"], order["argv"], said_write)
         os.close(said_write)

@@ -6,11 +6,11 @@ Waiting goes through the event loop, so that under a virtual loop a day takes se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from bastide.domain.errors import EngineLost, EngineStartFailed, Unsupported
-from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity
+from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Rung
 from bastide.ports.runtime import Progress, Runtime
 
@@ -191,6 +191,9 @@ class MemoryRuntime(Runtime):
 
     async def cpu_s(self, instance: str) -> float:
         return 0.0
+
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
+        return {}
 
     def keeps(self, launch: LaunchSpec) -> bool:
         return False  # models keep their prompts, not their processes

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ from bastide.domain.errors import (
     StateLost,
     Unsupported,
 )
-from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity
+from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Rung
 from bastide.engines.port import Engine
 from bastide.ports.runtime import Progress, Runtime
@@ -185,6 +185,10 @@ class ProcessRuntime(Runtime):
                 await self._signal(instance, signal.SIGKILL)
                 await asyncio.wait_for(asyncio.shield(engine.died), 10.0)
         self._running.pop(instance, None)
+
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
+        """Which of these go on with processes that an earlier agent kept, and what those were told. Asked once, before any start."""
+        return await self._boxes.recall(launches)
 
     def keeps(self, launch: LaunchSpec) -> bool:
         """Whether its next start goes on with the processes that it had."""

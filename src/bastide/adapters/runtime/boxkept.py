@@ -1,0 +1,106 @@
+"""What is known of an app's kept processes, laid beside them last: what a later Bastide must find the same to believe them.
+
+It names no secret: of what an app was told in confidence it holds salted digests, so that it can be asked whether that still holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from bastide.adapters.runtime import proc
+from bastide.domain.instances import LaunchSpec, ToldDigest
+
+WHOLE = "whole"  # what is laid last: without it nothing here is believed
+TAKEN = "taken"  # laid when it is brought back: from then on it may be of the past
+FORMAT = 1
+_BOX = (
+    "name",
+    "tier",
+    "arguments",
+    "environment",
+    "directory",
+    "root",
+    "mounts",
+    "scratch",
+    "listens",
+    "hostname",
+    "owner",
+)
+
+
+def is_kept(launch: LaunchSpec) -> bool:
+    return bool(launch.state_directory) and os.path.exists(os.path.join(launch.state_directory, WHOLE))
+
+
+def image_of(launch: LaunchSpec) -> Path:
+    return Path(launch.state_directory) / "image"
+
+
+def digest_of(told: tuple[tuple[str, str], ...]) -> ToldDigest:
+    salt = secrets.token_hex(16)
+    return ToldDigest(salt, tuple((name, ToldDigest.of(salt, name, value)) for name, value in told))
+
+
+def lay(launch: LaunchSpec, programs: str, told: ToldDigest | None) -> None:
+    """Say that all of it is there. `programs`: what saved it, and must bring it back."""
+    about = {
+        "format": FORMAT,
+        "boot": proc.boot_id(),
+        "programs": programs,
+        "launch": _fingerprint(launch),
+        "files": _sizes(launch),
+        "told": dataclasses.asdict(told) if told is not None else None,
+    }
+    part = Path(launch.state_directory) / f"{WHOLE}.part"
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(about))
+    part.replace(part.with_name(WHOLE))
+
+
+def take(launch: LaunchSpec) -> None:
+    """It is about to be brought back: should we end in the midst of that, nobody may bring it back once more."""
+    (Path(launch.state_directory) / TAKEN).touch(mode=0o600)
+
+
+def believed(launch: LaunchSpec, programs: str) -> ToldDigest | None:
+    """What it was told, where what an earlier Bastide kept of just this launch, on this boot, is whole and unused; else None."""
+    folder = Path(launch.state_directory)
+    try:
+        about: dict[str, Any] = json.loads((folder / WHOLE).read_text())
+        if (folder / TAKEN).exists() or about["format"] != FORMAT or about["told"] is None:
+            return None
+        same = (about["boot"], about["programs"], about["launch"]) == (proc.boot_id(), programs, _fingerprint(launch))
+        if not same or about["files"] != _sizes(launch):
+            return None
+        told = about["told"]
+        return ToldDigest(str(told["salt"]), tuple((str(name), str(digest)) for name, digest in told["digests"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sizes(launch: LaunchSpec) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(image_of(launch).iterdir())}
+
+
+def _fingerprint(launch: LaunchSpec) -> str:
+    """Of all that the processes stand on; and of our own code that runs among them."""
+    assert launch.box is not None and launch.serving is not None
+    inside = Path(__file__).parents[2] / "inside"
+    ours = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(inside.glob("*.py"))}
+    box = dataclasses.asdict(launch.box)
+    serving = launch.serving
+    parts = ({name: box[name] for name in _BOX}, serving.argv, serving.directory, serving.port)
+    rest = (
+        launch.instance,
+        [dataclasses.astuple(one) for one in launch.owned],
+        launch.egress,
+        launch.egress_tier,
+        ours,
+    )
+    return hashlib.sha256(json.dumps((*parts, *rest), sort_keys=True).encode()).hexdigest()
