@@ -105,7 +105,7 @@ EVALUATIONS = {
             "pooling of many models",
             "trace",
             ("gpus_needed", "models_per_gpu", "saving", "first_tokens_in_time", "tokens_in_time", "loads_per_request"),
-            (42,),
+            (42, 43, 44),
             _pooling,
             pooling.POLICIES,
             lambda _: list(pooling.GRID),
