@@ -42,8 +42,14 @@ def test_a_load_must_pay_for_itself_before_the_next() -> None:
 
 
 def test_what_another_device_holds_is_left_to_it_unless_it_is_late() -> None:
-    assert next_turn([Candidate("a", 5.0, 0.7, elsewhere=True)], LONG_S).index is None
-    assert next_turn([Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 0
+    own = Candidate("own", 60.0, 0.0)
+    assert next_turn([own, Candidate("a", STEAL_S + 1, 0.7, elsewhere=True)], LONG_S).index == 0
+    assert next_turn([own, Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 1
+
+
+def test_who_has_nothing_to_do_takes_what_is_urgent_elsewhere() -> None:
+    assert next_turn([Candidate("a", MARGIN_S + 1, 0.7, elsewhere=True)], LONG_S).index is None
+    assert next_turn([Candidate("a", MARGIN_S, 0.7, elsewhere=True)], LONG_S).index == 0
 
 
 def test_nobody_has_work() -> None:

@@ -74,11 +74,15 @@ def next_turn(
 ) -> Turn:
     """Who runs next: whoever runs now, until somebody is urgent; then the one with the least slack.
 
+    A device that nobody else has work for takes what another holds as soon as that is urgent.
+
     `since_load_s`: how long ago the device last loaded a model. Until that load has paid for itself, only those it holds
     are asked, if any of them has work. Of those who are late already, those it holds come first: loading another makes all later.
     """
     if not candidates:
         return Turn(None, "nobody has work")
+    if all(one.elsewhere for one in candidates):
+        steal_s = max(steal_s, margin_s)  # it stops nobody by loading
     open_ = [i for i, one in enumerate(candidates) if not one.elsewhere or one.slack_s < steal_s]
     able = [i for i in open_ if candidates[i].load_s == 0 or since_load_s >= stay_loads * candidates[i].load_s] or open_
     if not able:

@@ -36,8 +36,9 @@ class Workload:
         counts = np.bincount(np.array(self.members), minlength=len(self.classes))
         return [(request, float(count)) for request, count in zip(self.classes, counts, strict=True)]
 
-    def arranged(self, shapes: Sequence[NodeShape], seed: int) -> tuple[list[int], list[NodeShape]]:
-        """Classes in the order of arrival, and nodes in theirs: all shuffled, then random clones until enough is asked for."""
+    def arranged(self, shapes: Sequence[NodeShape], seed: int) -> tuple[list[int], list[NodeShape], Lagged]:
+        """Classes in the order of arrival, and nodes in theirs: all shuffled, then random clones until enough is asked for.
+        And the generator, for whoever draws on."""
         asks = [request.total_milli for request in self.classes]
         if not any(asks[index] for index in self.members):
             raise InvalidRequest(f"workload {self.name} asks for no devices at all")
@@ -59,7 +60,8 @@ class Workload:
             chance.word()
         named = sorted(shapes, key=lambda shape: shape.name)
         places = chance.permutation(len(named))
-        return order, [shape for _, shape in sorted(zip(places, named, strict=True), key=lambda pair: pair[0])]
+        arranged = [shape for _, shape in sorted(zip(places, named, strict=True), key=lambda pair: pair[0])]
+        return order, arranged, chance
 
 
 def read_nodes(directory: Path, tiles: int = 1) -> tuple[NodeShape, ...]:

@@ -7,12 +7,11 @@ first. Within a node a share goes on the device it leaves the least free, but fo
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 
 from bastide.policy.fleet import WHOLE, Fleet, Integers, Request
 from bastide.policy.placement import Mix, NoPlace, Numbers, Place, Placer, growth
+from bastide.sim.evaluate.lagged import Lagged
 
 BEST = 100  # points
 
@@ -105,20 +104,23 @@ class Fgd:
 
 
 class AnyPlace:
-    """Any node that fits, and for a share any device of it, by chance."""
+    """Any node that fits, and for a share any device of it, by chance. The published runs drew so too, from nodes in an order
+    that was not kept."""
 
-    def __init__(self, fleet: Fleet, seed: int) -> None:
-        self._chance = random.Random(seed)
+    def __init__(self, fleet: Fleet, chance: Lagged) -> None:
+        self._chance = chance
+        self._named: Integers = np.array(sorted(range(len(fleet)), key=lambda node: fleet.shapes[node].name))
         self._fits = Placer(fleet, lambda fleet, request, nodes: (np.zeros(len(nodes)), np.full(len(nodes), -1)))
 
     def choose(self, request: Request) -> Place | NoPlace:
         cost, _ = self._fits.view(request)
-        able = np.flatnonzero(np.isfinite(cost))
+        able = self._named[np.isfinite(cost)[self._named]]
         if not len(able):
             return NoPlace("no node fits")
-        node = int(able[self._chance.randrange(len(able))])
+        node = int(able[self._chance.below(len(able)) if len(able) > 1 else 0])
         device = -1
         if request.shares:
-            devices = np.flatnonzero(self._fits.fleet.free_milli[node] >= request.device_milli)
-            device = int(devices[self._chance.randrange(len(devices))])
+            devices = np.flatnonzero(self._fits.fleet.free_milli[node] >= request.device_milli).tolist()
+            for count, one in enumerate(devices, 1):  # each instead of those before with its share of the chance
+                device = one if self._chance.below(count) == 0 else device
         return Place(node, device, 0.0, "by chance")
