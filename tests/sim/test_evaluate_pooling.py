@@ -10,7 +10,7 @@ import pytest
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.pooled import LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, read_clients
+from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
 from bastide.sim.evaluate.pooling import Pool, needed, rows
 
 
@@ -42,6 +42,7 @@ def test_bad_traces_are_refused(tmp_path: Path) -> None:
     for trace in ("poisson_0x1", "poisson_5x0", "poisson_5xnan", "servegen_0", "servegen_x", "other"):
         with pytest.raises(InvalidRequest, match="there is no trace"):
             draw_arrivals(trace, Clients((), (), dict), 1)
+    assert grid(tmp_path) == list(GRID), "no rates, no clients with their own"
     columns = ", ".join(
         f"{value} as p{share}"
         for share, value in zip(
@@ -64,6 +65,7 @@ def test_clients_with_rates_of_their_own() -> None:
     asked = Counter(number for _, number, _, _ in arrivals)
     assert max(asked.values()) > 5 * min(asked.values()), "some are asked far more often than others"
     assert len(arrivals) < models * RATE_MAX * 300
+    assert grid(DATA)[-1] == "servegen_80"
     with pytest.raises(InvalidRequest, match="clients ask at most"):
         draw_arrivals("servegen_10000", clients, 42)
 

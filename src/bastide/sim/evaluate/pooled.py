@@ -17,6 +17,7 @@ from bastide.sim.evaluate.table import find, parquet_rows
 
 LENGTHS = "servegen_client_length_quantiles.parquet"
 RATES = "servegen_client_rates_nonzero.parquet"
+GRID = tuple(f"poisson_{models}x{rate:g}" for rate in (0.1, 0.5) for models in (20, 40, 60, 80, 100))
 OWN_RATES = ("servegen_20", "servegen_40", "servegen_80")
 LASTS_S = 300.0
 # A client that asks more often needs devices of its own; and one that asks less than once in all that time is not there.
@@ -67,6 +68,14 @@ def _read_windows(data: Path) -> dict[tuple[str, int], list[Window]]:
         if RATE_MIN <= rate <= RATE_MAX:
             windows.setdefault((model, client), []).append((rate, cv))
     return windows
+
+
+def grid(data: Path) -> list[str]:
+    """All traces there are; those of clients with their own rates only where the trace knows rates, of enough clients."""
+    if not (data / RATES).exists():
+        return list(GRID)
+    able = sum(name in read_clients(data).names for name in _read_windows(data))
+    return [*GRID, *(trace for trace in OWN_RATES if int(trace.partition("_")[2]) <= able)]
 
 
 def draw_arrivals(trace: str, clients: Clients, seed: int) -> tuple[int, list[Arrival]]:

@@ -17,9 +17,8 @@ from typing import Any
 
 from bastide.domain.errors import InvalidRequest
 from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, Held, due_s, gives_way, load_ahead, next_turn
-from bastide.sim.evaluate.pooled import OWN_RATES, Arrival, draw_arrivals, read_clients
+from bastide.sim.evaluate.pooled import Arrival, draw_arrivals, grid, read_clients
 
-GRID = (*(f"poisson_{models}x{rate:g}" for rate in (0.1, 0.5) for models in (20, 40, 60, 80, 100)), *OWN_RATES)
 POLICIES = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free", "oracle_paying", "bastide")
 TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
 PROMPT_TOKENS_PER_S = 8000.0
@@ -290,7 +289,7 @@ def rows(data: Path, traces: Sequence[str], policies: Sequence[str], seeds: Sequ
         if policy not in POLICIES:
             raise InvalidRequest(f"there is no policy {policy!r} in E3; there are: {', '.join(POLICIES)}")
     clients = read_clients(data)
-    for trace in traces or GRID:
+    for trace in traces or grid(data):
         for seed in seeds:
             models, arrivals = draw_arrivals(trace, clients, seed)
             for policy in policies or POLICIES:
