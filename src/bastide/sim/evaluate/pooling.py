@@ -3,7 +3,8 @@
 A device runs one model at a time: the prompts that wait, then steps of decoding for its whole batch. It holds a few models;
 another is loaded first. A request is in time when its first token comes within 10 s; a token, when it comes by 100 ms
 times its place after the first (earlier is kept for the reader, as in Aegaeon, SOSP'25). The pool is large enough when 99 %
-of requests and 99 % of tokens are in time. What arrives is drawn in `pooled`. The devices are modelled on an 8B model on an 80 GB device; no run of ours calibrates them yet.
+of requests and 99 % of tokens are in time. What arrives is drawn in `pooled`. The devices are modelled on an 8B model on an
+80 GB device; no run of ours calibrates them yet.
 """
 
 from __future__ import annotations
