@@ -96,9 +96,9 @@ def next_turn(
     return Turn(least, f"{chosen.name} is due first, in {format_duration(max(0.0, chosen.due_s))}")
 
 
-def due_s(first_token_s: float, next_token_s: float) -> float:
+def due_s(first_token_s: float, next_token_s: float, earlier_s: float = FIRST_EARLIER_S) -> float:
     """When a model must run, whose first tokens and whose next tokens of streams are due then; infinite for none."""
-    return min(first_token_s - FIRST_EARLIER_S, next_token_s)
+    return min(first_token_s - earlier_s, next_token_s)
 
 
 def gives_way(held: Sequence[Held]) -> Turn:

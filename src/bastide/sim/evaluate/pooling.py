@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, Held, due_s, gives_way, load_ahead, next_turn
+from bastide.policy.pooling import (
+    FIRST_EARLIER_S,
+    MARGIN_S,
+    STAY_LOADS,
+    Candidate,
+    Held,
+    due_s,
+    gives_way,
+    load_ahead,
+    next_turn,
+)
 from bastide.sim.evaluate.pooled import Arrival, draw_arrivals, grid, read_clients
 
 POLICIES = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free", "oracle_paying", "bastide")
@@ -29,7 +39,11 @@ HELD = 4  # models of 16 GB that a device of 80 GB holds beside their caches
 TURN_S = 0.5
 LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
 LOADS_AHEAD = ("oracle_paying", "bastide")  # copying a model while another computes, as Aegaeon does
-HINDSIGHT = ((4.0, 4.0), (2.0, 8.0), (1.0, 4.0), (0.5, 1.0))
+Settings = tuple[
+    float, float, float
+]  # margin, how many loads' time a load must pay for, how much earlier a first token is due
+SHIPPED: Settings = (MARGIN_S, STAY_LOADS, FIRST_EARLIER_S)
+HINDSIGHT: tuple[Settings, ...] = (SHIPPED, (4.0, 4.0, 0.0), (2.0, 8.0, 0.0), (1.0, 4.0, 0.0), (0.5, 1.0, 0.0))
 
 
 @dataclass(slots=True)
@@ -53,13 +67,13 @@ class Model:
     on: int | None = None
     busy: bool = False
 
-    def due_s(self, now_s: float) -> float:
+    def due_s(self, now_s: float, earlier_s: float) -> float:
         first = math.inf
         if self.waiting:
             ahead = sum(stream.prompt for stream in self.waiting) / PROMPT_TOKENS_PER_S
             first = self.waiting[0].at_s + TTFT_S - ahead
         following = min((stream.first_s + TBT_S * stream.made for stream in self.active), default=math.inf)
-        return due_s(first, following) - now_s
+        return due_s(first, following, earlier_s) - now_s
 
 
 @dataclass(slots=True)
@@ -95,9 +109,10 @@ class Pool:
         devices: int,
         models: int,
         together: int = 1,
-        settings: tuple[float, float] = (MARGIN_S, STAY_LOADS),
+        settings: Settings = SHIPPED,
     ) -> None:
-        self.policy, self.together, self._settings = policy, together, settings
+        self.policy, self.together = policy, together
+        self._settings, self._earlier_s = settings[:2], settings[2]
         self.devices = [Device() for _ in range(devices)]
         self.models = [Model(number) for number in range(models)]
         self._holders = [0] * models
@@ -131,7 +146,9 @@ class Pool:
 
     def _gives_way(self, numbers: Sequence[int], now_s: float) -> int:
         """Which of these it lets go."""
-        held = [Held(str(one), self.models[one].due_s(now_s), self._holders[one] > 1) for one in numbers]
+        held = [
+            Held(str(one), self.models[one].due_s(now_s, self._earlier_s), self._holders[one] > 1) for one in numbers
+        ]
         turn = gives_way(held)
         assert turn.index is not None
         return numbers[turn.index]
@@ -168,7 +185,13 @@ class Pool:
                 here, load_s = True, max(0.0, device.ready_s - now_s)
             elsewhere = not here and self._holders[model.number] > 0 and self._load_s > 0
             found.append(
-                Candidate(str(model.number), model.due_s(now_s), load_s, model.number == device.running, elsewhere)
+                Candidate(
+                    str(model.number),
+                    model.due_s(now_s, self._earlier_s),
+                    load_s,
+                    model.number == device.running,
+                    elsewhere,
+                )
             )
         return found
 
@@ -268,7 +291,7 @@ def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, 
                 break
         return pool, score
     # An oracle knows afterwards which settings were best for these arrivals; what ships has one setting for all.
-    tried = HINDSIGHT if policy.startswith("oracle") else ((MARGIN_S, STAY_LOADS),)
+    tried = HINDSIGHT if policy.startswith("oracle") else (SHIPPED,)
     low, high = 0, models
     best = Pool(policy, high, models, settings=tried[0]).run(arrivals)
     while high - low > 1:
