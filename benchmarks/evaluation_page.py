@@ -59,6 +59,10 @@ def _sections() -> tuple[tuple[str, Callable[[Rows, Path], str]], ...]:
     )
 
 
+def _grid(trace: str) -> str:
+    return trace.removeprefix("poisson_").replace("_", " ")
+
+
 def _mean(rows: Rows, figure: str) -> float:
     return statistics.mean(row[figure] for row in rows)
 
@@ -139,16 +143,17 @@ def _placement(rows: Rows, kept: Path) -> str:
             "",
             f"- On `default` {default:.2f} % (bar: above 95.45): {'met' if default > 95.45 else '**missed**'}.",
             f"- Above FGD, ours and the published one, on {wins} of {len(workloads)} workloads{behind}.",
-            f"- Baselines within {NEAR} points of the published means: {reproduced} of {total}. FGD takes the first of equal nodes; its",
-            "  published `cpu200` depends on an order of nodes that the definitions don't give. For GpuPacking and GpuClustering the",
-            "  definitions leave open which of equal nodes is taken; ours are the nearest simple readings.",
+            f"- Baselines within {NEAR} points of the published means: {reproduced} of {total}. By seed, requests come in the order of the",
+            "  published runs and nodes stand in theirs, and of nodes with equal scores (whole numbers, rounded down) the first is",
+            "  taken. So of 450 published runs (without Random) 375 are met within 0.05, not only the means: the others drew a few numbers",
+            "  more or less before their nodes' order. FGD's classes name models, but two spellings of one choice are one class here.",
             "",
             *_table(["workload", *policies], lines),
             "",
             "![Allocated at 100 % arrived](evaluation/E1.svg)",
             "",
-            "On `default`: microseconds per decision, allocated at 95 % and 130 % arrived, fragmentation (of FGD's definition) at 50, 80",
-            "and 100 %.",
+            "On `default`: microseconds per decision (on two shared cores that had other work too), allocated at 95 % and 130 %",
+            "arrived, fragmentation (of FGD's definition) at 50, 80 and 100 %.",
             "",
             *_table(["policy", "us", "alloc@95", "alloc@130", "frag@50", "frag@80", "frag@100"], speed),
             "",
@@ -221,46 +226,55 @@ POOLS = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free
 
 
 def _pooling(rows: Rows, kept: Path) -> str:
-    found = {(row["trace"], row["policy"]): row for row in rows}
-    traces = [
-        trace for trace in dict.fromkeys(row["trace"] for row in rows) if all((trace, pool) in found for pool in POOLS)
+    found = {(row["trace"], row["policy"], row["seed"]): row for row in rows}
+    drawn = [
+        (trace, seed)
+        for trace, seed in dict.fromkeys((row["trace"], row["seed"]) for row in rows)
+        if all((trace, pool, seed) in found for pool in POOLS)
     ]
     # Where one model alone asks for more than a device gives, no pool of one device a model and step suffices.
-    able = [trace for trace in traces if found[trace, "oracle_free"]["slo_met"]]
-    unable = ", ".join(trace.removeprefix("poisson_") for trace in traces if trace not in able)
-    lines, met = [], 0
-    for trace in able:
-        sizes = {policy: found[trace, policy]["gpus_needed"] for policy in POOLS}
-        allowed = max(1.15 * sizes["oracle_free"], sizes["oracle_free"] + 1)
-        met += sizes["bastide"] <= allowed
-        ours = found[trace, "bastide"]
+    able = [(trace, seed) for trace, seed in drawn if found[trace, "oracle_free", seed]["slo_met"]]
+    traces = list(dict.fromkeys(trace for trace, _ in able))
+    unable = ", ".join(f"{_grid(trace)} (seed {seed})" for trace, seed in drawn if (trace, seed) not in able)
+    lines, met, sizes = [], 0, {}
+    for trace in traces:
+        seeds = [seed for one, seed in able if one == trace]
+        sizes[trace] = {pool: [found[trace, pool, seed]["gpus_needed"] for seed in seeds] for pool in POOLS}
+        allowed = [math.floor(max(1.15 * free, free + 1)) for free in sizes[trace]["oracle_free"]]
+        within = [ours <= most for ours, most in zip(sizes[trace]["bastide"], allowed, strict=True)]
+        met += sum(within)
+        ours = [found[trace, "bastide", seed] for seed in seeds]
         lines.append(
-            [trace.removeprefix("poisson_"), *(str(sizes[policy]) for policy in POOLS), f"{math.floor(allowed)}",
-             "met" if sizes["bastide"] <= allowed else "**missed**", f"{ours['models_per_gpu']:.1f}", f"{100 * ours['saving']:.0f}"]
+            [_grid(trace), *(" ".join(str(size) for size in sizes[trace][pool]) for pool in POOLS),
+             " ".join(str(most) for most in allowed), "met" if all(within) else f"**{within.count(False)} missed**",
+             f"{_mean(ours, 'models_per_gpu'):.1f}", f"{100 * _mean(ours, 'saving'):.0f}"]
         )  # fmt: skip
     series = [
-        Series(policy, [(number, found[trace, policy]["gpus_needed"]) for number, trace in enumerate(traces)])
+        Series(policy, [(number, statistics.mean(sizes[trace][policy])) for number, trace in enumerate(traces)])
         for policy in reversed(POOLS)
     ]
     (kept / "E3.svg").write_text(
         plot(
-            "Devices needed",
+            "Devices needed, mean of the seeds",
             "models x requests per second of each",
             "devices",
             series,
-            [trace.removeprefix("poisson_") for trace in traces],
+            [_grid(trace) for trace in traces],
         )
     )
     return "\n".join(
         [
             "## E3 Pooling of many models",
             "",
-            "`bastide sim evaluate E3 --data DIR --seeds 42`: the fewest devices for which 99 % of first tokens come within 10 s and 99 % of",
+            "`bastide sim evaluate E3 --data DIR --seeds 42-44`: the fewest devices for which 99 % of first tokens come within 10 s and 99 % of",
             "tokens by 100 ms times their place. Poisson arrivals, so many models x so many requests per second each, for 300 s; lengths",
             "from ServeGen's clients. The devices are modelled, not measured: an 8B model on 80 GB, four held at once, 0.68 s to load",
             "one (ServerlessLLM on H100), 25 ms a step, 8,000 prompt tokens a second. `oracle_free` switches for nothing, `oracle_paying`",
             "pays as we do, and both choose their settings in hindsight, for each row. Both of those that pay bring the next model while another",
             "runs, as Aegaeon does: copying and computing use different parts of a device. That one takes a place of the four meanwhile.",
+            "The rows `servegen` are clients of ServeGen as models, each with a rate (at most 0.5 a second), regularity and lengths of its",
+            "own, of a window of ten minutes drawn for it. Where there are several numbers, they are of one seed each. The search takes it",
+            "that more devices are never worse; in small rows a burst for one model, which no pool answers in time, decides.",
             "",
             f"- Within 1.15 x `oracle_free`, or one device more: {met} of {len(able)}. Aegaeon (SOSP'25), whose trace is not public, reports",
             "  up to 7 models a device and 82 % saved; the figures here are of other models and lengths.",

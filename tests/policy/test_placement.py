@@ -75,6 +75,17 @@ def test_no_place_says_what_is_missing() -> None:
     assert found == NoPlace("of 2 nodes, 1 with B, 0 with 4 unused devices free")
 
 
+def test_what_is_missing_is_told_anew_once_a_node_changes() -> None:
+    fleet = Fleet([node("a", devices=1), node("b", devices=1)])
+    used = fleet.take(0, ONE)
+    assert fleet.missing(ONE) == fleet.missing(ONE) == "of 2 nodes, 1 with 1 unused devices free"
+    fleet.take(1, ONE)
+    assert fleet.missing(ONE) == "of 2 nodes, 0 with 1 unused devices free"
+    fleet.give_back(0, ONE, used)
+    fleet.set_open(1, False)
+    assert fleet.missing(ONE) == "of 2 nodes, 1 open"
+
+
 def test_taking_what_is_not_there_is_refused() -> None:
     fleet = Fleet([node("a", devices=1)])
     fleet.take(0, ONE)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastide.policy.pooling import MARGIN_S, STAY_LOADS, STEAL_S, Candidate, load_ahead, next_turn
+from bastide.policy.pooling import (
+    MARGIN_S,
+    STAY_LOADS,
+    STEAL_S,
+    Candidate,
+    Held,
+    due_s,
+    gives_way,
+    load_ahead,
+    next_turn,
+)
 
 LONG_S = 1000.0
 
@@ -30,8 +42,14 @@ def test_a_load_must_pay_for_itself_before_the_next() -> None:
 
 
 def test_what_another_device_holds_is_left_to_it_unless_it_is_late() -> None:
-    assert next_turn([Candidate("a", 5.0, 0.7, elsewhere=True)], LONG_S).index is None
-    assert next_turn([Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 0
+    own = Candidate("own", 60.0, 0.0)
+    assert next_turn([own, Candidate("a", STEAL_S + 1, 0.7, elsewhere=True)], LONG_S).index == 0
+    assert next_turn([own, Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 1
+
+
+def test_who_has_nothing_to_do_takes_what_is_urgent_elsewhere() -> None:
+    assert next_turn([Candidate("a", MARGIN_S + 1, 0.7, elsewhere=True)], LONG_S).index is None
+    assert next_turn([Candidate("a", MARGIN_S, 0.7, elsewhere=True)], LONG_S).index == 0
 
 
 def test_nobody_has_work() -> None:
@@ -64,3 +82,24 @@ def test_somebody_who_has_work_always_gets_a_turn(candidates: list[Candidate], s
 def test_what_is_loaded_while_another_runs(candidates: tuple[Candidate, ...], index: int | None) -> None:
     turn = load_ahead(candidates)
     assert turn.index == index and turn.reason
+
+
+@pytest.mark.parametrize(
+    ("held", "index"),
+    [
+        ((Held("soon", 1.0), Held("later", 3.0)), 1),  # it is missed last
+        ((Held("later", 3.0), Held("idle"), Held("idle too")), 1),
+        ((Held("later", 9.0), Held("twice", 1.0, elsewhere=True)), 1),  # somebody else can run it
+        ((Held("twice", 1.0, elsewhere=True), Held("idle")), 1),
+        ((Held("twice", 1.0, elsewhere=True), Held("twice later", 2.0, elsewhere=True)), 1),
+        ((), None),
+    ],
+)
+def test_who_gives_way(held: tuple[Held, ...], index: int | None) -> None:
+    turn = gives_way(held)
+    assert turn.index == index and turn.reason
+
+
+def test_a_first_token_goes_before_the_next_of_a_stream() -> None:
+    assert due_s(3.0, 3.0) < due_s(math.inf, 3.0) == 3.0
+    assert due_s(math.inf, math.inf) == math.inf

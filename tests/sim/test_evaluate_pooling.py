@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -9,12 +10,13 @@ import pytest
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.pooling import LENGTHS, Pool, draw_arrivals, needed, read_lengths, rows
+from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
+from bastide.sim.evaluate.pooling import Pool, needed, rows
 
 
 @needs(LENGTHS)
 def test_twenty_models() -> None:
-    models, arrivals = draw_arrivals("poisson_20x0.1", read_lengths(DATA), 42)
+    models, arrivals = draw_arrivals("poisson_20x0.1", read_clients(DATA), 42)
     pools = {
         policy: needed(policy, models, arrivals)
         for policy in ("dedicated", "keepalive_autoscale", "oracle_free", "bastide")
@@ -37,9 +39,10 @@ def test_what_comes_too_late_is_counted() -> None:
 
 
 def test_bad_traces_are_refused(tmp_path: Path) -> None:
-    for trace in ("poisson_0x1", "poisson_5x0", "poisson_5xnan", "other"):
+    for trace in ("poisson_0x1", "poisson_5x0", "poisson_5xnan", "servegen_0", "servegen_x", "other"):
         with pytest.raises(InvalidRequest, match="there is no trace"):
-            draw_arrivals(trace, [], 1)
+            draw_arrivals(trace, Clients((), (), dict), 1)
+    assert grid(tmp_path) == list(GRID), "no rates, no clients with their own"
     columns = ", ".join(
         f"{value} as p{share}"
         for share, value in zip(
@@ -49,6 +52,26 @@ def test_bad_traces_are_refused(tmp_path: Path) -> None:
     select = f"select 'language' as category, 'm' as model, 1 as client, 'input_tokens' as field, {columns}"
     duckdb.connect().execute(f"copy ({select}) to '{tmp_path / LENGTHS}' (format parquet)")
     with pytest.raises(InvalidRequest, match="input_tokens of client 1 of m has no proper quantiles"):
-        read_lengths(tmp_path)
+        read_clients(tmp_path)
     with pytest.raises(InvalidRequest, match="there is no policy"):
         list(rows(tmp_path, (), ("other",), (1,)))
+
+
+@needs(LENGTHS, RATES)
+def test_clients_with_rates_of_their_own() -> None:
+    clients = read_clients(DATA)
+    models, arrivals = draw_arrivals("servegen_40", clients, 42)
+    assert models == 40 and arrivals == sorted(arrivals) and draw_arrivals("servegen_40", clients, 42)[1] == arrivals
+    asked = Counter(number for _, number, _, _ in arrivals)
+    assert max(asked.values()) > 5 * min(asked.values()), "some are asked far more often than others"
+    assert len(arrivals) < models * RATE_MAX * 300
+    assert grid(DATA)[-1] == "servegen_80"
+    with pytest.raises(InvalidRequest, match="clients ask at most"):
+        draw_arrivals("servegen_10000", clients, 42)
+
+
+@needs(LENGTHS)
+@pytest.mark.parametrize(("trace", "devices"), [("poisson_80x0.1", 14), ("poisson_40x0.5", 12)])
+def test_pools_that_were_once_too_small(trace: str, devices: int) -> None:
+    models, arrivals = draw_arrivals(trace, read_clients(DATA), 42)
+    assert Pool("bastide", devices, models).run(arrivals).met()

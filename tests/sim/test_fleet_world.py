@@ -49,6 +49,34 @@ def test_one_request_is_what_it_costs() -> None:
     assert world.checkers.broken == [] and world.checkers.looks == 600
 
 
+def test_weights_from_the_source_come_over_one_link() -> None:
+    """1 GB at 100 MB/s each: alone 10 s and the start; whoever is asked for at the same time waits for the link too."""
+    nodes = tuple(replace(NODE, name=f"n{number}") for number in range(3))
+    here = replace(HERE, source_bytes_per_s=1e8)
+
+    def first_tokens(*services: Service) -> float:
+        world = World(setup(*services, shapes=nodes, locations=(here,), prefetched=False))
+        measured = world.run()
+        assert dict(measured.wakes) == {"source": len(services)} and world.checkers.broken == []
+        return measured.first_token.sum_s
+
+    own = replace(WAY, request=replace(WAY.request, device_milli=1000, cpu_milli=64_000))  # a node each
+    services = [service(name, one(1.0), ways=(own,)) for name in "abc"]
+    assert first_tokens(services[0]) == pytest.approx(20.12)
+    assert first_tokens(*services) == pytest.approx(20.12 + 30.12 + 40.12)
+    elsewhere = replace(services[1], borders=frozenset({"there"}))
+    apart = World(
+        setup(
+            services[0],
+            elsewhere,
+            shapes=(NODE, replace(NODE, name="n1", location="there")),
+            locations=(here, replace(here, name="there")),
+            prefetched=False,
+        )
+    )
+    assert apart.run().first_token.sum_s == pytest.approx(2 * 20.12), "each location has a link of its own"
+
+
 def test_energy_cost_and_device_time_add_up() -> None:
     result = simulate(setup(service("a", one(1.0), policies := one(2.0)), duration_s=3600.0), "x")
     assert policies[0] == 2.0

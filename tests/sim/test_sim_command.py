@@ -119,3 +119,23 @@ def test_the_fewest_nodes(scenario: Path) -> None:
     said: list[str] = []
     found = fewest(big, None, said.append)
     assert sum(group.count for group in found.nodes) < 6 and any("% in time" in line for line in said)
+
+
+def test_more_nodes_where_those_written_are_too_few(scenario: Path) -> None:
+    text = SCENARIO.replace(", power_w: 1500", "").replace("per_hour: 12", "per_hour: 120").partition("fault_rates")[0]
+    text = text.replace("count: 2, device: L40S, devices: 2", "count: 1, device: L40S, devices: 1")
+    small = parse(text.replace("count: 2, device: T4, devices: 4", "count: 1, device: T4, devices: 1"), scenario.parent)
+    said: list[str] = []
+    found = fewest(small, None, said.append)
+    enough = sum(group.count for group in found.nodes)
+    assert enough > sum(group.count for group in small.nodes)
+    assert said[0].startswith("2 nodes: ") and said[0].endswith("too few")
+    assert f"{enough} nodes: " in " ".join(line for line in said if "too few" not in line)
+
+
+def test_where_no_fleet_is_enough_it_says_what_else_it_may_be(scenario: Path) -> None:
+    """A first token in no time at all: nobody gives that."""
+    never = parse(SCENARIO.replace("first_token: 25s", "first_token: 1ms").partition("fault_rates")[0], scenario.parent)
+    said: list[str] = []
+    assert fewest(never, None, said.append) is never
+    assert "more are not tried" in said[-1] and "`most` copies" in said[-1]

@@ -59,6 +59,8 @@ UNBOUNDED_W = 2**40
 # The log of changes is cut once it is this many times as long as there are nodes (and at least so long).
 LOG_NODES = 2
 LOG_MIN = 1024
+# So many requests' reasons for finding no place are kept.
+LACKS_MAX = 1024
 LIKENESS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], dtype=np.uint64).astype(np.int64)
 
 
@@ -98,6 +100,7 @@ class Fleet:
         self._factors: Integers = np.cumprod(np.full(width, LIKENESS[2]), dtype=np.int64)
         self._changed: list[int] = []  # nodes, in the order they changed
         self._dropped = 0  # how many of the log's beginning are gone
+        self._lacks: dict[Request, tuple[int, str]] = {}  # where the log stood, and what was missing then
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -224,7 +227,18 @@ class Fleet:
         return np.isin(self.location, _indices(self.locations, locations))
 
     def missing(self, request: Request) -> str:
-        """Why no node takes `request`: what the nodes lack, in the order the filters look, with how many are left."""
+        """Why no node takes `request`: what the nodes lack, in the order the filters look, with how many are left.
+
+        Told again as long as no node changes: in a full fleet everybody who waits asks, whenever anybody does.
+        """
+        mark, said = self._lacks.get(request, (-1, ""))
+        if mark != self.mark:
+            if len(self._lacks) >= LACKS_MAX:
+                self._lacks.clear()
+            mark, said = self._lacks[request] = self.mark, self._missing(request)
+        return said
+
+    def _missing(self, request: Request) -> str:
         left = np.ones(len(self), dtype=bool)
         looks: list[tuple[str, NDArray[np.bool_]]] = [("open", self.open)]
         if request.locations:

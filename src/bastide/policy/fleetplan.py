@@ -17,6 +17,8 @@ from bastide.policy.placement import NoPlace, Numbers, Placer, Score
 
 # From so many copies of one kind on they are placed together.
 TOGETHER_MIN = 4
+# Of so many kinds it is kept that they find no place until a node changes.
+FULL_MAX = 1024
 
 _Key = TypeVar("_Key", str, int)
 Ladder = Callable[[str, tuple[Request, ...]], "Numbers | None"]
@@ -37,6 +39,7 @@ class Planner:
         self._changed: dict[str, None] = {}
         self._unplaced: dict[str, None] = {}
         self._serials: dict[str, int] = {}
+        self._full: dict[tuple[Request, ...], int] = {}
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -177,10 +180,15 @@ class Planner:
             unplaced.extend(Unplaced(service, left.count(service), reason) for service in dict.fromkeys(left))
 
     def _start_one(self, service: str, ways: tuple[Request, ...], ladder: Ladder | None, starts: list[Start]) -> bool:
+        if self._full.get(ways) == self.fleet.mark:
+            return False  # it found no place, and no node has changed since
         wake_s = ladder(service, ways) if ladder is not None else None
         awake = [copy for copy in self._by_service.get(service, {}).values() if not copy.resting]
         place = self.placer.choose_way(ways, wake_s, [copy.node for copy in awake])
         if isinstance(place, NoPlace):
+            if len(self._full) >= FULL_MAX:
+                self._full.clear()
+            self._full[ways] = self.fleet.mark
             return False
         request, device = ways[place.way], place.device
         if request.shares:

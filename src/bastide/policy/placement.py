@@ -48,42 +48,55 @@ WAKE_PER_S = 0.01
 class Mix:
     """What is expected to come: classes by popularity, and how sought each device model is by those who need it.
 
-    `scarcity` by model: the share of that model's devices which requests that name it would take, were the fleet full.
+    `able`, classes x models of the fleet: where a class may run. `scarcity` by model: the share of that model's devices which
+    requests that name it would take, were the fleet full.
     """
 
     cpu_milli: Numbers
     devices: Numbers
     device_milli: Numbers
     popularity: Numbers
+    able: NDArray[np.bool_]
     scarcity: dict[str, float]
 
     @staticmethod
-    def expected(requests: Iterable[tuple[Request, float]], fleet: Fleet) -> Mix:
-        """From requests and how often each comes. Popularities of those looked at sum to 1; an empty mix strands nothing."""
-        counts: dict[tuple[int, int, int], float] = {}
+    def expected(requests: Iterable[tuple[Request, float]], fleet: Fleet, models_apart: bool = False) -> Mix:
+        """From requests and how often each comes. Popularities of those looked at sum to 1; an empty mix strands nothing.
+
+        `models_apart`: what names its models is a class of its own. Left out, for scarcity says it already, at less cost.
+        """
+        counts: dict[tuple[int, int, int, tuple[str, ...]], float] = {}
         sought = np.zeros(len(fleet.models))
         by_model = np.bincount(fleet.model, weights=fleet.devices, minlength=len(fleet.models))
         total = 0.0
         for request, count in requests:
-            key = (request.cpu_milli, request.devices, request.device_milli if request.devices else 0)
+            models = tuple(sorted(request.models)) if models_apart and request.devices else ()
+            key = (request.cpu_milli, request.device_milli if request.devices else 0, request.devices, models)
             counts[key] = counts.get(key, 0.0) + count
             total += request.total_milli * count
-            able = [index for index, model in enumerate(fleet.models) if model in request.models]
-            if request.devices and able and by_model[able].sum() > 0:
-                sought[able] += request.total_milli * count * by_model[able] / by_model[able].sum()
-        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        kept: list[tuple[tuple[int, int, int], float]] = []
+            named = [index for index, model in enumerate(fleet.models) if model in request.models]
+            if request.devices and named and by_model[named].sum() > 0:
+                sought[named] += request.total_milli * count * by_model[named] / by_model[named].sum()
+        ranked = sorted(counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)
+        kept: list[tuple[tuple[int, int, int, tuple[str, ...]], float]] = []
         covered, everything = 0.0, sum(counts.values())
         for pair in ranked:
             if covered >= MIX_SHARE * everything:
                 break
             kept.append(pair)
             covered += pair[1]
-        classes = np.array([key for key, _ in kept], dtype=np.float64).reshape(len(kept), 3)
+        classes = np.array([key[:3] for key, _ in kept], dtype=np.float64).reshape(len(kept), 3)
+        able = np.array([[not key[3] or model in key[3] for model in fleet.models] for key, _ in kept], dtype=bool)
+        able = able.reshape(len(kept), len(fleet.models))
         popularity = np.array([count for _, count in kept], dtype=np.float64) / max(covered, 1e-12)
         share = sought / total * by_model.sum() / np.maximum(by_model, 1) if total else sought
         scarcity = {model: float(share[index]) for index, model in enumerate(fleet.models)}
-        return Mix(classes[:, 0].copy(), classes[:, 1].copy(), classes[:, 2].copy(), popularity, scarcity)
+        return Mix(classes[:, 0].copy(), classes[:, 2].copy(), classes[:, 1].copy(), popularity, able, scarcity)
+
+    def fitting(self, fleet: Fleet, nodes: Integers, free: Numbers) -> NDArray[np.bool_]:
+        """Nodes x devices x classes: which devices of `nodes`, with so much `free`, are large enough and of a model for a class."""
+        large = free[:, :, None] >= np.maximum(self.device_milli, 1.0)
+        return large if self.able.all() else large & self.able[:, fleet.model[nodes]].T[:, None, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,7 @@ def usable(mix: Mix, cpu: Numbers, used: Numbers, count: Numbers, company: float
 def stranded(mix: Mix, fleet: Fleet, nodes: Integers, company: float = COMPANY) -> Numbers:
     """Idle thousandths of devices on `nodes` that the mix could not use, by popularity."""
     free = fleet.free_milli[nodes].astype(np.float64)
-    large = free[:, :, None] >= np.maximum(mix.device_milli, 1.0)
+    large = mix.fitting(fleet, nodes, free)
     used = (free[:, :, None] * large).sum(axis=1)
     return np.asarray(
         free.sum(axis=1) - usable(mix, fleet.cpu_free_milli[nodes].astype(np.float64), used, large.sum(axis=1), company)
@@ -143,20 +156,19 @@ def growth(
     """
     free = fleet.free_milli[nodes].astype(np.float64)
     cpu = fleet.cpu_free_milli[nodes].astype(np.float64)
-    size = np.maximum(mix.device_milli, 1.0)
-    large = free[:, :, None] >= size
+    large = mix.fitting(fleet, nodes, free)
     parts = free[:, :, None] * large
     used, count = parts.sum(axis=1), large.sum(axis=1)
     before = usable(mix, cpu, used, count, company)
     after_cpu = cpu - request.cpu_milli
     if not request.shares:
-        # Whole devices: every class that fits a device at all fits these.
-        taken = request.devices * np.where(size <= WHOLE, 1.0, 0.0)
+        # Whole devices: every class that may run there fits these.
+        taken = request.devices * mix.able[:, fleet.model[nodes]].T
         after = usable(mix, after_cpu, used - taken * WHOLE, count - taken, company)
         grown = (before - after - request.total_milli)[:, None]
         return grown / WHOLE, np.ones((len(nodes), 1), dtype=bool)
     left = free - request.device_milli
-    large_after = left[:, :, None] >= size
+    large_after = mix.fitting(fleet, nodes, left)
     used_after = used[:, None, :] - parts + left[:, :, None] * large_after
     count_after = count[:, None, :] - large.astype(np.int64) + large_after
     after = usable(mix, np.broadcast_to(after_cpu[:, None], left.shape), used_after, count_after, company)

@@ -1,4 +1,5 @@
-"""Which model a shared device runs next, when many take turns on few devices. Pure: deadlines first, switches seldom.
+"""Which model a shared device runs next, and which it lets go, when many take turns on few. Pure: deadlines first, switches
+seldom.
 
 Each model that has work has a moment by which it must run again: a request's first token is due, or a stream that was
 ahead of its reader runs dry. A device stays with the model it runs, which fills its batch and wins it time, until another
@@ -7,6 +8,7 @@ can't wait any longer; then the most urgent gets its turn. So waiting is bounded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +16,12 @@ from bastide.domain.units import format_duration
 
 # A model is urgent this long before it must run: others' turns must still end first, and one of them may have to load.
 MARGIN_S = 4.0
-# What another device holds is left to it, unless it is so late that the other one clearly can't.
-STEAL_S = -1.0
+# What another device holds is left to it, unless it is so late that the other one clearly can't: loading it too stops this
+# device meanwhile, and where all are late that makes all later. Loaded while another runs, it only costs a place.
+STEAL_S = -3.0
+STEAL_AHEAD_S = -1.0
+# A first token is due so much before it was promised: a stream that was late catches up, a first token that was late stays it.
+FIRST_EARLIER_S = 0.25
 # Loading is paid for by running: a device that was loaded for one runs those it holds this many times as long as the next load.
 STAY_LOADS = 4.0
 
@@ -40,6 +46,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A model that a device holds and could let go. `due_s`: when it must run again; infinite where it has no work.
+
+    `elsewhere`: another device holds it too.
+    """
+
+    name: str
+    due_s: float = math.inf
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """`index` into the candidates; None: nobody has work. `reason` for the log."""
 
@@ -56,11 +74,15 @@ def next_turn(
 ) -> Turn:
     """Who runs next: whoever runs now, until somebody is urgent; then the one with the least slack.
 
+    A device that nobody else has work for takes what another holds as soon as that is urgent.
+
     `since_load_s`: how long ago the device last loaded a model. Until that load has paid for itself, only those it holds
     are asked, if any of them has work. Of those who are late already, those it holds come first: loading another makes all later.
     """
     if not candidates:
         return Turn(None, "nobody has work")
+    if all(one.elsewhere for one in candidates):
+        steal_s = max(steal_s, margin_s)  # it stops nobody by loading
     open_ = [i for i, one in enumerate(candidates) if not one.elsewhere or one.slack_s < steal_s]
     able = [i for i in open_ if candidates[i].load_s == 0 or since_load_s >= stay_loads * candidates[i].load_s] or open_
     if not able:
@@ -74,7 +96,25 @@ def next_turn(
     return Turn(least, f"{chosen.name} is due first, in {format_duration(max(0.0, chosen.due_s))}")
 
 
-def load_ahead(candidates: Sequence[Candidate], margin_s: float = MARGIN_S, steal_s: float = STEAL_S) -> Turn:
+def due_s(first_token_s: float, next_token_s: float, earlier_s: float = FIRST_EARLIER_S) -> float:
+    """When a model must run, whose first tokens and whose next tokens of streams are due then; infinite for none."""
+    return min(first_token_s - earlier_s, next_token_s)
+
+
+def gives_way(held: Sequence[Held]) -> Turn:
+    """Which model goes when another needs its place. First who has no work, then who is held elsewhere too; of those, and where
+    neither is there, the one that must run again last (Belady's rule: it is missed last); of equals the first."""
+    if not held:
+        return Turn(None, "it holds none")
+    last = min(range(len(held)), key=lambda i: (held[i].due_s < math.inf and not held[i].elsewhere, -held[i].due_s))
+    chosen = held[last]
+    if chosen.due_s == math.inf:
+        return Turn(last, f"{chosen.name} has no work")
+    also = ", and another device holds it too" if chosen.elsewhere else ""
+    return Turn(last, f"{chosen.name} can wait longest, {format_duration(max(0.0, chosen.due_s))}{also}")
+
+
+def load_ahead(candidates: Sequence[Candidate], margin_s: float = MARGIN_S, steal_s: float = STEAL_AHEAD_S) -> Turn:
     """Which model to bring onto the device while another one runs there: of those that it does not hold, the one that must run
     soonest, once it is urgent. Copying uses other parts of a device than computing, so this costs a place and no time.
 

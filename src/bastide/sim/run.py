@@ -106,7 +106,7 @@ def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[s
     figures = {
         "requests": measured.arrived,
         "answered_share": measured.answered / over,
-        "in_time_share": 1 - (measured.late + measured.refused + measured.timed_out + measured.failed) / over,
+        "in_time_share": 1 - measured.missed / over,
         "held_share": measured.held / over,
         "refused": measured.refused,
         "timed_out": measured.timed_out,

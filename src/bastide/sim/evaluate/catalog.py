@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate import breaking, keeping, openb, placing, pooling, routing, scaling
+from bastide.sim.evaluate import breaking, keeping, openb, placing, pooled, pooling, routing, scaling
 
 Row = dict[str, Any]
 
@@ -105,10 +105,10 @@ EVALUATIONS = {
             "pooling of many models",
             "trace",
             ("gpus_needed", "models_per_gpu", "saving", "first_tokens_in_time", "tokens_in_time", "loads_per_request"),
-            (42,),
+            (42, 43, 44),
             _pooling,
             pooling.POLICIES,
-            lambda _: list(pooling.GRID),
+            pooled.grid,
         ),
         Evaluation(
             "E4",

@@ -1,22 +1,19 @@
 """Published placement policies, from their papers' definitions: what E1 runs beside Bastide's. Owns scores and ties.
 
-Every score is a cost (less is better). Scores are whole numbers from 0 to 100, as in the schedulers they come from, and
-of equal nodes the first in the list is taken, unless a score says otherwise.
+Every score is a cost (less is better). Scores are whole numbers from 0 to 100, rounded down, as in the scheduler that the
+published runs used, and of equal nodes the first in the order of the seed is taken (see `openb`); of equal devices the
+first. Within a node a share goes on the device it leaves the least free, but for FGD, which chooses the device too.
 """
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bastide.policy.fleet import WHOLE, Fleet, Integers, Request
 from bastide.policy.placement import Mix, NoPlace, Numbers, Place, Placer, growth
+from bastide.sim.evaluate.lagged import Lagged
 
-# Far below one point of a score, so that it only ever decides between equals.
-TIE = 1e-3
+BEST = 100  # points
 
 
 def fitting_device(fleet: Fleet, request: Request, nodes: Integers) -> Integers:
@@ -52,34 +49,45 @@ def dot_prod(fleet: Fleet, request: Request, nodes: Integers) -> tuple[Numbers, 
 
 
 def gpu_packing(fleet: Fleet, request: Request, nodes: Integers) -> tuple[Numbers, Integers]:
-    """Devices already shared, then idle devices of nodes in use, then idle nodes; of equals the one with the most cores
-    free (as a share of its own)."""
+    """Devices already shared, the fuller the better; then idle devices of nodes in use; then idle nodes, the smaller the better."""
     device = fitting_device(fleet, request, nodes)
+    if not request.devices:
+        return np.zeros(len(nodes)), device
     free = fleet.free_milli[nodes]
-    in_use = (np.where(free < WHOLE, 1, 0).sum(axis=1) - (free.shape[1] - fleet.devices[nodes])) > 0
-    tier = np.where(in_use, 1.0, 2.0)
+    idle = (free == WHOLE).sum(axis=1)
+    score = np.full(len(nodes), max(BEST // 2 - request.devices, BEST // 3))
     if request.shares:
-        tier[free[np.arange(len(nodes)), device] < WHOLE] = 0.0
-    return tier - TIE * fleet.cpu_free_milli[nodes] / fleet.cpu_milli[nodes], device
+        left = free[np.arange(len(nodes)), device]
+        score = np.where(left < WHOLE, BEST - left * BEST // WHOLE // 10, score)
+    score = np.where(idle == fleet.devices[nodes], BEST // 3 - idle, score)
+    return -score.astype(np.float64), device
 
 
 class GpuClustering:
-    """Prefers nodes that already run requests of the same device size; of equals the one with the fewest cores free."""
+    """Prefers nodes that run requests of the same number of devices (shares are a kind of their own) and no others; then such
+    that run others too; then idle nodes; of equals the fullest."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self._sizes: dict[tuple[int, int], NDArray[np.bool_]] = defaultdict(lambda: np.zeros(len(fleet), dtype=bool))
+        self._runs = np.zeros((len(fleet), 1 + int(fleet.devices.max(initial=0))), dtype=bool)
 
     def __call__(self, fleet: Fleet, request: Request, nodes: Integers) -> tuple[Numbers, Integers]:
-        same = self._sizes[self._size(request)][nodes]
-        cost = np.where(same, 0.0, 1.0) + TIE * fleet.cpu_free_milli[nodes] / fleet.cpu_milli[nodes]
-        return cost, fitting_device(fleet, request, nodes)
+        device = fitting_device(fleet, request, nodes)
+        if not request.devices:
+            return np.zeros(len(nodes)), device
+        kinds = self._runs[nodes].sum(axis=1)
+        same = self._runs[nodes, self._kind(request)]
+        tier = np.where(same, np.where(kinds == 1, 3, 2), np.where(kinds == 0, 1, 0))
+        most = int(fleet.devices.max()) * WHOLE
+        fuller = BEST // 4 * (most - fleet.free_milli[nodes].sum(axis=1)) // most
+        return -(tier * (BEST // 4) + fuller).astype(np.float64), device
 
     def placed(self, node: int, request: Request) -> None:
-        self._sizes[self._size(request)][node] = True
+        if request.devices:
+            self._runs[node, self._kind(request)] = True
 
     @staticmethod
-    def _size(request: Request) -> tuple[int, int]:
-        return request.devices, request.device_milli * 7 // WHOLE if request.shares else WHOLE
+    def _kind(request: Request) -> int:
+        return 0 if request.shares else request.devices
 
 
 class Fgd:
@@ -96,20 +104,23 @@ class Fgd:
 
 
 class AnyPlace:
-    """Any node that fits, and for a share any device of it, by chance."""
+    """Any node that fits, and for a share any device of it, by chance. The published runs drew so too, from nodes in an order
+    that was not kept."""
 
-    def __init__(self, fleet: Fleet, seed: int) -> None:
-        self._chance = random.Random(seed)
+    def __init__(self, fleet: Fleet, chance: Lagged) -> None:
+        self._chance = chance
+        self._named: Integers = np.array(sorted(range(len(fleet)), key=lambda node: fleet.shapes[node].name))
         self._fits = Placer(fleet, lambda fleet, request, nodes: (np.zeros(len(nodes)), np.full(len(nodes), -1)))
 
     def choose(self, request: Request) -> Place | NoPlace:
         cost, _ = self._fits.view(request)
-        able = np.flatnonzero(np.isfinite(cost))
+        able = self._named[np.isfinite(cost)[self._named]]
         if not len(able):
             return NoPlace("no node fits")
-        node = int(able[self._chance.randrange(len(able))])
+        node = int(able[self._chance.below(len(able)) if len(able) > 1 else 0])
         device = -1
         if request.shares:
-            devices = np.flatnonzero(self._fits.fleet.free_milli[node] >= request.device_milli)
-            device = int(devices[self._chance.randrange(len(devices))])
+            devices = np.flatnonzero(self._fits.fleet.free_milli[node] >= request.device_milli).tolist()
+            for count, one in enumerate(devices, 1):  # each instead of those before with its share of the chance
+                device = one if self._chance.below(count) == 0 else device
         return Place(node, device, 0.0, "by chance")

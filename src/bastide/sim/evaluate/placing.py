@@ -17,6 +17,7 @@ import numpy as np
 from bastide.domain.errors import InvalidRequest
 from bastide.policy.fleet import WHOLE, Fleet, NodeShape
 from bastide.policy.placement import Mix, Place, Placer, costs, stranded
+from bastide.sim.evaluate.lagged import Lagged
 from bastide.sim.evaluate.openb import Workload, read_nodes, read_workload, workload_names
 from bastide.sim.evaluate.packing import AnyPlace, Fgd, GpuClustering, best_fit, dot_prod, gpu_packing
 
@@ -25,11 +26,11 @@ ALLOC_AT = (90, 95, 100, 130)
 FRAG_AT = (50, 80, 100)
 
 
-def chooser(policy: str, fleet: Fleet, mix: Mix, seed: int) -> Placer | AnyPlace:
-    """The policy of that name on that fleet."""
+def chooser(policy: str, fleet: Fleet, mix: Mix, fragments: Mix, chance: Lagged) -> Placer | AnyPlace:
+    """The policy of that name on that fleet. `fragments`: the mix as FGD has it, with the models that its classes name."""
     match policy:
         case "random":
-            return AnyPlace(fleet, seed)
+            return AnyPlace(fleet, chance)
         case "dot_prod":
             return Placer(fleet, dot_prod)
         case "gpu_clustering":
@@ -39,7 +40,7 @@ def chooser(policy: str, fleet: Fleet, mix: Mix, seed: int) -> Placer | AnyPlace
         case "best_fit":
             return Placer(fleet, best_fit)
         case "fgd":
-            return Placer(fleet, Fgd(mix))
+            return Placer(fleet, Fgd(fragments))
         case "bastide":
             return Placer(fleet, costs(mix))
     raise InvalidRequest(f"there is no policy {policy!r} in E1; there are: {', '.join(POLICIES)}")
@@ -47,9 +48,11 @@ def chooser(policy: str, fleet: Fleet, mix: Mix, seed: int) -> Placer | AnyPlace
 
 def run(shapes: Sequence[NodeShape], workload: Workload, policy: str, seed: int) -> dict[str, Any]:
     """One row: every request of the workload, in the order of `seed`."""
+    order, shapes, chance = workload.arranged(shapes, seed)
     fleet = Fleet(shapes)
     mix = Mix.expected(workload.popularity(), fleet)
-    chosen = chooser(policy, fleet, mix, seed)
+    fragments = Mix.expected(workload.popularity(), fleet, models_apart=True)
+    chosen = chooser(policy, fleet, mix, fragments, chance)
     clustering = chosen.score if isinstance(chosen, Placer) and isinstance(chosen.score, GpuClustering) else None
     everywhere = np.arange(len(fleet))
     row: dict[str, Any] = {"workload": workload.name, "policy": policy, "seed": seed}
@@ -61,10 +64,10 @@ def run(shapes: Sequence[NodeShape], workload: Workload, policy: str, seed: int)
         if mark in ALLOC_AT:
             row[f"alloc_at_{mark}"] = round(100 * allocated / fleet.capacity_milli, 4)
         if mark in FRAG_AT:
-            lost = float(stranded(mix, fleet, everywhere, company=0.0).sum())
+            lost = float(stranded(fragments, fleet, everywhere, company=0.0).sum())
             row[f"frag_pct_of_total_at_{mark}"] = round(100 * lost / fleet.capacity_milli, 4)
 
-    for index in workload.order(fleet.capacity_milli, seed):
+    for index in order:
         request = workload.classes[index]
         began = time.perf_counter()
         place = chosen.choose(request)

@@ -3,29 +3,35 @@
 A device runs one model at a time: the prompts that wait, then steps of decoding for its whole batch. It holds a few models;
 another is loaded first. A request is in time when its first token comes within 10 s; a token, when it comes by 100 ms
 times its place after the first (earlier is kept for the reader, as in Aegaeon, SOSP'25). The pool is large enough when 99 %
-of requests and 99 % of tokens are in time. Arrivals are Poisson, `M` models of one rate; lengths are drawn from ServeGen's
-clients, one client a model. The devices are modelled on an 8B model on an 80 GB device; no run of ours calibrates them yet.
+of requests and 99 % of tokens are in time. What arrives is drawn in `pooled`. The devices are modelled on an 8B model on an
+80 GB device; no run of ours calibrates them yet.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.policy.pooling import MARGIN_S, STAY_LOADS, Candidate, load_ahead, next_turn
-from bastide.sim.evaluate.table import find, parquet_rows
+from bastide.policy.pooling import (
+    FIRST_EARLIER_S,
+    MARGIN_S,
+    STAY_LOADS,
+    Candidate,
+    Held,
+    due_s,
+    gives_way,
+    load_ahead,
+    next_turn,
+)
+from bastide.sim.evaluate.pooled import Arrival, draw_arrivals, grid, read_clients
 
-LENGTHS = "servegen_client_length_quantiles.parquet"
-GRID = tuple(f"poisson_{models}x{rate:g}" for rate in (0.1, 0.5) for models in (20, 40, 60, 80, 100))
 POLICIES = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free", "oracle_paying", "bastide")
 TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
-LASTS_S = 300.0
 PROMPT_TOKENS_PER_S = 8000.0
 STEP_S = 0.025
 LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
@@ -33,7 +39,11 @@ HELD = 4  # models of 16 GB that a device of 80 GB holds beside their caches
 TURN_S = 0.5
 LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
 LOADS_AHEAD = ("oracle_paying", "bastide")  # copying a model while another computes, as Aegaeon does
-HINDSIGHT = ((4.0, 4.0), (2.0, 8.0), (1.0, 4.0), (0.5, 1.0))
+Settings = tuple[
+    float, float, float
+]  # margin, how many loads' time a load must pay for, how much earlier a first token is due
+SHIPPED: Settings = (MARGIN_S, STAY_LOADS, FIRST_EARLIER_S)
+HINDSIGHT: tuple[Settings, ...] = (SHIPPED, (4.0, 4.0, 0.0), (2.0, 8.0, 0.0), (1.0, 4.0, 0.0), (0.5, 1.0, 0.0))
 
 
 @dataclass(slots=True)
@@ -57,14 +67,13 @@ class Model:
     on: int | None = None
     busy: bool = False
 
-    def due_s(self, now_s: float) -> float:
-        due = math.inf
+    def due_s(self, now_s: float, earlier_s: float) -> float:
+        first = math.inf
         if self.waiting:
             ahead = sum(stream.prompt for stream in self.waiting) / PROMPT_TOKENS_PER_S
-            due = self.waiting[0].at_s + TTFT_S - ahead
-        for stream in self.active:
-            due = min(due, stream.first_s + TBT_S * stream.made)
-        return due - now_s
+            first = self.waiting[0].at_s + TTFT_S - ahead
+        following = min((stream.first_s + TBT_S * stream.made for stream in self.active), default=math.inf)
+        return due_s(first, following, earlier_s) - now_s
 
 
 @dataclass(slots=True)
@@ -91,9 +100,6 @@ class Score:
         )
 
 
-Arrival = tuple[float, int, int, int]  # when, model, tokens of prompt and answer
-
-
 class Pool:
     """One run of one policy with so many devices."""
 
@@ -103,9 +109,10 @@ class Pool:
         devices: int,
         models: int,
         together: int = 1,
-        settings: tuple[float, float] = (MARGIN_S, STAY_LOADS),
+        settings: Settings = SHIPPED,
     ) -> None:
-        self.policy, self.together, self._settings = policy, together, settings
+        self.policy, self.together = policy, together
+        self._settings, self._earlier_s = settings[:2], settings[2]
         self.devices = [Device() for _ in range(devices)]
         self.models = [Model(number) for number in range(models)]
         self._holders = [0] * models
@@ -137,10 +144,14 @@ class Pool:
                 break
         return self.score
 
-    def _worth(self, number: int) -> tuple[bool, bool]:
-        """What is let go first: what another holds too, then what has no work; of equals the least recently run."""
-        model = self.models[number]
-        return self._holders[number] == 1, bool(model.waiting or model.active)
+    def _gives_way(self, numbers: Sequence[int], now_s: float) -> int:
+        """Which of these it lets go."""
+        held = [
+            Held(str(one), self.models[one].due_s(now_s, self._earlier_s), self._holders[one] > 1) for one in numbers
+        ]
+        turn = gives_way(held)
+        assert turn.index is not None
+        return numbers[turn.index]
 
     def _idle(self, number: int) -> list[int]:
         """Idle devices, those first that hold this model, then those that hold the fewest."""
@@ -174,7 +185,13 @@ class Pool:
                 here, load_s = True, max(0.0, device.ready_s - now_s)
             elsewhere = not here and self._holders[model.number] > 0 and self._load_s > 0
             found.append(
-                Candidate(str(model.number), model.due_s(now_s), load_s, model.number == device.running, elsewhere)
+                Candidate(
+                    str(model.number),
+                    model.due_s(now_s, self._earlier_s),
+                    load_s,
+                    model.number == device.running,
+                    elsewhere,
+                )
             )
         return found
 
@@ -194,7 +211,7 @@ class Pool:
             others = [number for number in device.held if number != running.number]
             if not others:
                 return
-            goes = min(others, key=self._worth)
+            goes = self._gives_way(others, now_s)
             if self.models[goes].waiting or self.models[goes].active:
                 return
         able = [model for model in able if model.number not in device.held]
@@ -224,7 +241,7 @@ class Pool:
             score.loads += 1
             self._holders[model.number] += 1
             if len(device.held) >= self._held:
-                goes = min(device.held, key=self._worth)
+                goes = self._gives_way(device.held, now_s)
                 device.held.remove(goes)
                 self._holders[goes] -= 1
         device.held.append(model.number)
@@ -262,54 +279,6 @@ class Pool:
         return takes_s <= spare_s or model.waiting[0].at_s + TTFT_S - now_s - takes_s < LATE_S
 
 
-def read_lengths(data: Path) -> list[dict[str, tuple[float, ...]]]:
-    """Quantiles of the lengths of prompts and answers, by ServeGen's clients of language models."""
-    path = find(data, LENGTHS)
-    rows = parquet_rows(
-        path,
-        "select model, client, field, p5, p25, p50, p75, p90, p95, p99 from trace where category = 'language' order by 1, 2, 3",
-    )
-    clients: dict[tuple[str, int], dict[str, tuple[float, ...]]] = {}
-    for model, client, name, *quantiles in rows:
-        if any(value is None or not math.isfinite(value) or value < 0 for value in quantiles):
-            raise InvalidRequest(f"{path}: the {name} of client {client} of {model} has no proper quantiles")
-        clients.setdefault((model, client), {})[name] = tuple(quantiles)
-    found = [client for client in clients.values() if {"input_tokens", "output_tokens"} <= client.keys()]
-    if not found:
-        raise InvalidRequest(f"{path} has no client with both lengths")
-    return found
-
-
-def _length(quantiles: tuple[float, ...], draw: float) -> int:
-    """A length by its quantiles; beyond the outermost it stays there."""
-    shares = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-    for low, high, first, last in zip(shares, shares[1:], quantiles, quantiles[1:], strict=False):
-        if draw <= high:
-            return max(1, round(first + max(0.0, draw - low) / (high - low) * (last - first)))
-    return max(1, round(quantiles[-1]))
-
-
-def draw_arrivals(trace: str, clients: Sequence[dict[str, tuple[float, ...]]], seed: int) -> tuple[int, list[Arrival]]:
-    """Models and arrivals of `poisson_MxRATE`: one client's lengths a model, the same rate for all."""
-    models_text, _, rate_text = trace.removeprefix("poisson_").partition("x")
-    try:
-        models, rate = int(models_text), float(rate_text)
-    except ValueError:
-        models, rate = 0, 0.0
-    if not trace.startswith("poisson_") or not 0 < models <= 10_000 or not 0 < rate < math.inf:
-        raise InvalidRequest(f"there is no trace {trace!r} in E3; give poisson_MxRATE, such as poisson_40x0.1")
-    chance = random.Random(seed)
-    arrivals: list[Arrival] = []
-    for number in range(models):
-        client = clients[chance.randrange(len(clients))]
-        at_s = chance.expovariate(rate)
-        while at_s < LASTS_S:
-            prompt, answer = (_length(client[name], chance.random()) for name in ("input_tokens", "output_tokens"))
-            arrivals.append((at_s, number, prompt, answer))
-            at_s += chance.expovariate(rate)
-    return models, sorted(arrivals)
-
-
 def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, Score]:
     """The smallest pool that keeps its promises, and what came of the requests there."""
     if policy == "dedicated":
@@ -322,7 +291,7 @@ def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, 
                 break
         return pool, score
     # An oracle knows afterwards which settings were best for these arrivals; what ships has one setting for all.
-    tried = HINDSIGHT if policy.startswith("oracle") else ((MARGIN_S, STAY_LOADS),)
+    tried = HINDSIGHT if policy.startswith("oracle") else (SHIPPED,)
     low, high = 0, models
     best = Pool(policy, high, models, settings=tried[0]).run(arrivals)
     while high - low > 1:
@@ -343,8 +312,8 @@ def rows(data: Path, traces: Sequence[str], policies: Sequence[str], seeds: Sequ
     for policy in policies:
         if policy not in POLICIES:
             raise InvalidRequest(f"there is no policy {policy!r} in E3; there are: {', '.join(POLICIES)}")
-    clients = read_lengths(data)
-    for trace in traces or GRID:
+    clients = read_clients(data)
+    for trace in traces or grid(data):
         for seed in seeds:
             models, arrivals = draw_arrivals(trace, clients, seed)
             for policy in policies or POLICIES:

@@ -57,11 +57,14 @@ class Agents:
         self.busy_devices = {name: Meter() for name in names}
         self.busy_w = {name: Meter() for name in names}
         self.awake = 0
+        self._link_free_s = dict.fromkeys(
+            names, 0.0
+        )  # when a location's link to the source has brought all it was asked for
 
     # --- what a start takes --------------------------------------------------------------------------------------------
 
     def wake(self, live: Live, node: Node, asleep: Running | None, cached_s: float) -> tuple[str, float]:
-        """From which rung or place it wakes there, and in how many seconds."""
+        """From which rung or place it wakes there, and in how many seconds, were it alone."""
         if asleep is not None and asleep.way.light_s is not None:
             return "light", asleep.way.light_s
         if live.spec.weights in node.cached:
@@ -71,6 +74,10 @@ class Agents:
         if any(self.nodes[one].shape.location == node.shape.location and self.nodes[one].up for one in holders):
             return "neighbour", cached_s + live.spec.weights_bytes / location.neighbour_bytes_per_s
         return "source", cached_s + live.spec.weights_bytes / location.source_bytes_per_s
+
+    def link_s(self, location: str) -> float:
+        """For how long the link from the source to that location is taken: weights come over it one after the other."""
+        return max(0.0, self._link_free_s[location] - self.world.now_s)
 
     def start(self, copy: Copy, live: Live) -> str | None:
         """Start it, or wake it where it rests. Answers why not, None where it is on its way (or there already)."""
@@ -92,9 +99,16 @@ class Agents:
             self._forget(there)
             node.release(there)
         node.starting += 1
+        moves_s = 0.0 if rung == "light" else wake_s - way.cached_s
+        if rung == "source":
+            # What is ended meanwhile has had its turn all the same: what it fetched is of no use to the next.
+            location = node.shape.location
+            wake_s += self.link_s(location)
+            self._link_free_s[location] = now_s + self.link_s(location) + moves_s
+            moves_s = 0.0
         if rung != "light":
-            # Those who load share the disk and the link.
-            wake_s += (node.starting - 1) * (wake_s - way.cached_s + way.load_s)
+            # Those who load on one node share its disk, and its link to its neighbours.
+            wake_s += (node.starting - 1) * (moves_s + way.load_s)
         running = Running(copy, live, way, "starting", now_s, changed_s=now_s, rung=rung, expected_s=wake_s)
         node.hold(running)
         live.copies[copy.instance] = running

@@ -148,7 +148,8 @@ class Control:
         spec, fleet = live.spec, self.planner.fleet
         cached_s = spec.ways[0].cached_s
         by_location = [
-            cached_s + spec.weights_bytes / world.locations[name].source_bytes_per_s for name in fleet.locations
+            cached_s + world.agents.link_s(name) + spec.weights_bytes / world.locations[name].source_bytes_per_s
+            for name in fleet.locations
         ]
         holders = list(world.agents.holders.get(spec.weights, ()))
         for node in holders:

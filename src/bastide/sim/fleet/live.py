@@ -43,7 +43,7 @@ class Live:
     """State of one service. `awake` in the order of waking: the first is filled first, so that the last can sleep."""
 
     __slots__ = (
-        "arrivals", "asked_s", "awake", "copies", "epoch", "failures", "forecast", "gap_s", "hold_until_s",
+        "arrivals", "asked_s", "awake", "copies", "demand_per_s", "demand_until_s", "epoch", "failures", "forecast", "gap_s", "hold_until_s",
         "in_flight", "kv_tokens", "last_s", "late_s", "looks_again", "memory", "origin_s", "queued", "requests", "rhythm",
         "spans", "spec", "starting", "target", "tokens", "tokens_at_s", "waiting", "wanted", "warm", "way_of",
     )  # fmt: skip
@@ -75,6 +75,8 @@ class Live:
         self.failures = 0
         self.hold_until_s = 0.0  # no starts before: it crashed lately
         self.looks_again = False
+        self.demand_per_s = 0.0  # of one that is busy, as worked out lately
+        self.demand_until_s = 0.0
         self.tokens_at_s = 0.0
 
     def prompts(self, now_s: float, tokens: float) -> float:

@@ -100,6 +100,11 @@ class Measured:
     timeline: list[Sample] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def missed(self) -> float:
+        """Requests that were answered too late, or not."""
+        return self.late + self.refused + self.timed_out + self.failed
+
     def reason(self, at_s: float, what: str, service: str, why: str) -> None:
         """Remembered for the report: when it first was so, how often, and why the last time. Only so many kinds."""
         known = self.reasons.get((what, service))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bastide.policy.fleet import WHOLE, Request
 from bastide.policy.pooling import Candidate, next_turn
-from bastide.policy.room import Fits, GiveWay, Resident, make_room
+from bastide.policy.room import Fits, GiveWay, Resident, idle_quantum_s, make_room, quantum_s
 from bastide.sim.fleet.live import Live
 from bastide.sim.fleet.nodes import Node, Running
 
@@ -21,6 +21,8 @@ GRANTS_MAX = 8
 NODES_MAX = 64
 # Who was promised room waits this long before more is asked to go for it.
 PATIENCE_S = 2.0
+# What is expected of a busy one is worked out so often.
+DEMAND_S = 60.0
 
 
 class Room:
@@ -151,24 +153,34 @@ class Room:
             live, held = running.service, running.copy.request.device_milli * unit
             moving = running.state != "awake" or running.draining
             kept = len(live.awake) <= live.spec.least
-            idle_s = 0.0 if running.in_flight > 0 else now_s - running.idle_since_s
+            busy = running.in_flight > 0
+            idle_s = 0.0 if busy else now_s - running.idle_since_s
+            wake_s = running.way.light_s if running.way.light_s is not None else running.way.cached_s
+            resident_s = now_s - running.ready_s
+            # What is expected of it is worked out anew after each of its requests, and matters only once it may go.
+            stays = moving or kept or resident_s < (quantum_s(wake_s) if busy else idle_quantum_s(wake_s, 0.0))
             yield Resident(
                 running.copy.instance,
                 live.spec.name,
                 held,
                 0 if moving else held,
-                1 if running.in_flight > 0 else 0,
+                1 if busy else 0,
                 idle_s,
-                now_s - running.ready_s,
-                running.way.light_s if running.way.light_s is not None else running.way.cached_s,
-                self._demand_per_s(live, idle_s),
+                resident_s,
+                wake_s,
+                0.0 if stays else self._demand_per_s(live, idle_s),
                 pinned=kept,
                 moving=moving,
             )
 
-    @staticmethod
-    def _demand_per_s(live: Live, idle_s: float) -> float:
+    def _demand_per_s(self, live: Live, idle_s: float) -> float:
         """Requests a second to expect of it: as learned, else by the gaps lately."""
         if live.rhythm is not None and live.rhythm.gaps_seen:
-            return live.rhythm.curve().demand_per_s(idle_s)
+            if idle_s > 0:
+                return live.rhythm.curve().demand_per_s(idle_s)
+            # One request more changes little of what is expected of those who are asked all the time.
+            if live.demand_until_s <= self.world.now_s:
+                live.demand_per_s = live.rhythm.curve().demand_per_s(0.0)
+                live.demand_until_s = self.world.now_s + DEMAND_S
+            return live.demand_per_s
         return 1.0 / max(live.gap_s, idle_s, 1e-3)

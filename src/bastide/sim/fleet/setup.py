@@ -18,7 +18,8 @@ Arrival = tuple[float, float, float, int, int]
 class Location:
     """A site. Prices are in one currency; `power_w`: what its devices may draw together beyond their idle draw.
 
-    `source_bytes_per_s`: weights from where they are published; `neighbour_bytes_per_s`: from another node here.
+    `source_bytes_per_s`: weights from where they are published, over one link for the whole location;
+    `neighbour_bytes_per_s`: from another node here, to each node.
     """
 
     name: str

@@ -21,6 +21,8 @@ from bastide.sim.fleet.setup import Setup
 from bastide.sim.fleet.trouble import Troubles
 
 START_S = 0.0
+# Whether a run is worth going on with is asked so often.
+HOPELESS_LOOK_S = 60.0
 
 
 class World:
@@ -33,6 +35,7 @@ class World:
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
         self.events = 0
+        self._stopped = False
         self.measured = Measured()
         self.recent = Latencies()
         self.locations = {location.name: location for location in setup.locations}
@@ -86,8 +89,8 @@ class World:
         if self.trouble.doubles_hint():
             told(*arguments)
 
-    def run(self) -> Measured:
-        """Until the duration is over and time has settled."""
+    def run(self, hopeless: Callable[[Measured], bool] | None = None) -> Measured:
+        """Until the duration is over and time has settled, or until `hopeless`, which is asked now and then, says enough."""
         setup = self.setup
         for live in self.lives.values():
             self.gateway.begin(live)
@@ -98,15 +101,24 @@ class World:
             self.at(setup.inventory_s, self._inventory)
         if setup.check_every_s:
             self.at(setup.check_every_s, self._check)
+        if hopeless is not None:
+            self.at(HOPELESS_LOOK_S, self._look, hopeless)
         ends_s = setup.duration_s + setup.settle_s
         due = self._due
         while due and due[0][0] <= ends_s:
             self.now_s, _, act, arguments = heapq.heappop(due)
             act(*arguments)
             self.events += 1
+            if self._stopped:
+                ends_s = self.now_s
+                break
         self.now_s = ends_s
         self._close()
         return self.measured
+
+    def _look(self, hopeless: Callable[[Measured], bool]) -> None:
+        self._stopped = hopeless(self.measured)
+        self.at(self.now_s + HOPELESS_LOOK_S, self._look, hopeless)
 
     def _inventory(self) -> None:
         for node in self.agents.nodes:
