@@ -77,6 +77,12 @@ def kept(town: Town) -> list[Path]:
     return list((town.house.data / "isolation/apps/kept").glob("*/whole"))
 
 
+def why_awake(town: Town, name: str) -> str:
+    """What is told of its newest wake."""
+    found = [one for one in town.house.client.why(name)["decisions"] if one["what"] == "awake"]
+    return str(max(found, key=lambda one: one["at"])["reason"])
+
+
 def test_it_goes_on_where_it_left_off(town: Town, tier: str) -> None:
     name = f"counter-{tier}"
     deployed(town, name, tier)
@@ -88,6 +94,7 @@ def test_it_goes_on_where_it_left_off(town: Town, tier: str) -> None:
         assert seen["count"] == first["count"] + round_ + 1 and seen["sum"] == first["sum"]
         assert seen["key"] == first["key"] and seen.get("models", 200) == 200
         assert not kept(town), "awake again, nothing of its memory stays on disk"
+    until(lambda: "brought back with its processes" in why_awake(town, name))
 
 
 def test_a_changed_secret_makes_it_start_anew(town: Town, tier: str) -> None:
@@ -99,6 +106,7 @@ def test_a_changed_secret_makes_it_start_anew(town: Town, tier: str) -> None:
     town.house.client.set_secret("api-token", "after")
     seen = town.json(name)
     assert seen["token"] == "after" and seen["count"] == 1 and seen["key"] != first["key"] and not kept(town)
+    until(lambda: "started anew, for what it was told no longer holds" in why_awake(town, name))
 
 
 def test_what_can_t_be_brought_back_starts_anew(town: Town, tier: str) -> None:

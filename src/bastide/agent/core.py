@@ -175,14 +175,14 @@ class NodeCore(Moves):
             self._out.append(Changed(instance))
         return self._pump(now_s) if self._queue else self._flush()
 
-    def started(self, instance: str, pid: int, took_s: float, now_s: float) -> list[Effect]:
-        """A StartEngine succeeded."""
+    def started(self, instance: str, pid: int, took_s: float, now_s: float, how: str = "started") -> list[Effect]:
+        """A StartEngine succeeded. `how`, where there was more than one way: what was kept of it, or why it began anew."""
         record = self.records.get(instance)
         if record is None or record.phase is not Phase.STARTING:
             return self._flush()
         record.pid = pid
         record.proven = True
-        reason = f"started in {format_duration(took_s)}"
+        reason = f"{how} in {format_duration(took_s)}"
         if not record.woke_from.has_process:
             self.costs.learn(record.assignment.content, record.woke_from, wake_s=took_s)
         self._awake(record, reason, now_s)

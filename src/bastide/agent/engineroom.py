@@ -68,7 +68,7 @@ class EngineRoom:
 
     async def start(self, instance: str) -> None:
         record = self._core.records[instance]
-        began = self._clock.monotonic_s()
+        began, how = self._clock.monotonic_s(), "started"
 
         def progress(text: str, fraction: float | None) -> None:
             tokens = tuple(waiter.token for waiter in record.waiters)
@@ -78,13 +78,17 @@ class EngineRoom:
             launch = self._launch(record.assignment)
             if self._runtime.keeps(launch) and not await self._knows_all(record.assignment):
                 self._runtime.forget_state(launch)
-            if not self._runtime.keeps(launch):
+                how = "started anew, for what it was told no longer holds,"
+            if self._runtime.keeps(launch):
+                how = "brought back with its processes"
+            else:
                 launch = await self._told(record.assignment, launch)
             self.launches[instance] = launch
             try:
                 identity = await self._runtime.start(launch, progress)
             except StateLost as error:
                 _log.warning("%s starts anew: %s", instance, error.message)
+                how = f"started anew ({error.message})"
                 launch = self.launches[instance] = await self._told(record.assignment, launch)
                 identity = await self._runtime.start(launch, progress)
             if launch.serving is not None:  # told; nobody needs to remember it
@@ -101,7 +105,8 @@ class EngineRoom:
             self._do(self._core.start_failed(instance, failed, self._clock.now_s()))
         else:
             self._check_soon(instance)
-            self._do(self._core.started(instance, identity.pid, self._clock.monotonic_s() - began, self._clock.now_s()))
+            took_s = self._clock.monotonic_s() - began
+            self._do(self._core.started(instance, identity.pid, took_s, self._clock.now_s(), how))
 
     async def recall(self) -> dict[str, ToldDigest]:
         """Which of the instances at hand an earlier agent has left with their processes kept, and what those were told."""
