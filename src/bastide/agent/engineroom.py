@@ -21,7 +21,7 @@ from bastide.agent.watch import Watcher
 from bastide.domain.errors import BastideError, EngineGarbage, EngineStartFailed, StateLost
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Phase, Rung
-from bastide.engines.port import Engine, Place
+from bastide.engines.port import Place, Translator
 from bastide.ports.clock import Clock
 from bastide.ports.runtime import Runtime
 
@@ -50,7 +50,7 @@ class EngineRoom:
         settings: AgentSettings,
         core: NodeCore,
         runtime: NodeRuntime,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Translator],
         books: Books,
         clock: Clock,
         do: Callable[[list[Effect]], None],

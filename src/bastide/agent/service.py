@@ -42,7 +42,7 @@ from bastide.agent.verbs import Verbs
 from bastide.domain.errors import BastideError
 from bastide.domain.instances import Assignment
 from bastide.domain.lifecycle import Phase, Rung
-from bastide.engines.port import Engine
+from bastide.engines.port import Translator
 from bastide.ports.clock import Clock
 from bastide.ports.journal import JournalWriter
 from bastide.ports.link import Link, LinkLost, Notify
@@ -58,7 +58,7 @@ class AgentService(Verbs):
         self,
         settings: AgentSettings,
         runtime: NodeRuntime,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Translator],
         journal: JournalWriter,
         clock: Clock,
         rules: Rules | None = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -24,7 +25,7 @@ from bastide.ports.clock import Clock
 from bastide.ports.link import Body, Link, Notify
 
 
-class Verbs:
+class Verbs(ABC):
     """What the agent answers; its state is made by the service (agent/service.py), which carries effects out."""
 
     settings: AgentSettings
@@ -39,11 +40,11 @@ class Verbs:
     _tokens: itertools.count[int]
     _waiting: dict[int, tuple[asyncio.Future[Grant], Notify]]
 
-    def _do(self, effects: list[Effect]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _do(self, effects: list[Effect]) -> None: ...
 
-    def _take_on(self, assignment: Assignment) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _take_on(self, assignment: Assignment) -> None: ...
 
     async def handle(self, link: Link, verb: str, body: Body, note: Notify) -> Body:
         """Every verb of the agent's socket; the table in docs/architecture.md lists them."""

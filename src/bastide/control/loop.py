@@ -34,7 +34,7 @@ from bastide.domain.plan import (
 )
 from bastide.domain.spec import ServiceSpec
 from bastide.domain.units import format_bytes
-from bastide.engines.port import Engine
+from bastide.engines.port import Translator
 from bastide.policy.check import Known, check
 from bastide.policy.reconcile import Present, Snapshot, plan
 from bastide.ports.builds import Builds
@@ -75,7 +75,7 @@ class ControlLoop:
         store: Store,
         node: Node,
         weights: Weights,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Translator],
         budget_bytes: int,
         changed: Callable[[], None],
         clock: Clock,

@@ -19,7 +19,7 @@ from bastide.domain.errors import BastideError, InvalidRequest, NotFound
 from bastide.domain.identity import DEFAULT_PROJECT
 from bastide.domain.keys import KEY_PREFIX, KeyGrant, hash_key
 from bastide.domain.routes import RoutingTable
-from bastide.engines.port import Engine
+from bastide.engines.port import Translator
 from bastide.ports.builds import Builds
 from bastide.ports.clock import Clock
 from bastide.ports.link import Body, Link, LinkLost, Notify
@@ -64,7 +64,7 @@ class Control:
         store: Store,
         weights: Weights,
         vault: Vault,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, Translator],
         ledger: Ledger,
         clock: Clock,
         builds: Builds | None = None,

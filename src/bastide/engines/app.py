@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from bastide.domain.apps import PORT, AppSpec, Build
-from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, Owned, Serving, WeightFile
+from bastide.domain.instances import Assignment, LaunchSpec, Owned, Serving, WeightFile
 from bastide.domain.isolation import Box, Limits, Mount, Scratch, Tier
 from bastide.domain.spec import ServiceSpec
-from bastide.engines.port import Ask, BoxPlace, Place
+from bastide.engines.port import BoxPlace, Place
 
 NAME = "app"
 FIRST_BYTES = 64 * 2**20  # what an app is thought to hold until it was measured
@@ -97,27 +97,6 @@ class App:
             egress=app.egress,
             egress_tier=app.egress_tier,
         )
-
-    def health(self) -> Ask:
-        return Ask("GET", "/")
-
-    def metrics(self) -> Ask:
-        raise NotImplementedError("an app has no counters of ours")
-
-    def counters(self, metrics: str) -> EngineCounters:
-        return EngineCounters()
-
-    def canary(self, embeddings: bool) -> Ask:
-        raise NotImplementedError("an app has a health check instead")
-
-    def canary_answer(self, body: bytes) -> tuple[str, EngineCounters]:
-        return "well", EngineCounters()
-
-    def save(self, slot: int) -> Ask | None:
-        return None
-
-    def restore(self, slot: int) -> Ask | None:
-        return None
 
 
 def environment(assignment: Assignment, build: Build, boxes: BoxPlace, port: int) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ Nothing here or in its neighbours starts, calls or imports an engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bastide.domain.instances import Assignment, EngineCounters, LaunchSpec, WeightFile
 from bastide.domain.isolation import Mount
@@ -55,8 +55,8 @@ class Ask:
     body: bytes = b""
 
 
-class Engine(Protocol):
-    """Pure functions of one engine."""
+class Translator(Protocol):
+    """Pure functions of whatever runs a service: an engine, or apps."""
 
     name: str
 
@@ -69,6 +69,12 @@ class Engine(Protocol):
         ...
 
     def launch(self, assignment: Assignment, place: Place) -> LaunchSpec: ...
+
+
+@runtime_checkable
+class Engine(Translator, Protocol):
+    """One that serves models: it is asked over HTTP, counts tokens, and has a canary."""
+
     def health(self) -> Ask: ...
     def metrics(self) -> Ask: ...
     def counters(self, metrics: str) -> EngineCounters:

@@ -8,12 +8,12 @@ from pathlib import Path
 from bastide.domain.errors import NotFound, Unavailable
 from bastide.engines.app import App
 from bastide.engines.llamacpp import LlamaCpp
-from bastide.engines.port import Engine
+from bastide.engines.port import Translator
 from bastide.weights.library import Library
 from bastide.wiring.places import Places
 
 
-def engines() -> Mapping[str, Engine]:
+def engines() -> Mapping[str, Translator]:
     """Translators of every engine that can run here, by name."""
     return {LlamaCpp.name: LlamaCpp(), App.name: App()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from bastide.adapters.isolation import tree
 from bastide.adapters.isolation.folders import Folders
@@ -11,14 +12,15 @@ from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Box
 
 
-class Boxed:
+class Boxed(ABC):
     """A part of ports.isolation.Isolation. `address` is the tier's own."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
 
+    @abstractmethod
     def address(self, box: Box, name: str, pid: int) -> str:
-        raise NotImplementedError
+        """The host path of one of its sockets."""
 
     def connect_path(self, box: Box, name: str, pid: int) -> tuple[str, int]:
         return tree.connect_path(self.address(box, name, pid))

@@ -32,7 +32,7 @@ from bastide.domain.errors import (
 )
 from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Rung
-from bastide.engines.port import Engine
+from bastide.engines.port import Engine, Translator
 from bastide.ports.runtime import Progress, Runtime
 
 _log = logging.getLogger("bastide.agent")
@@ -56,7 +56,7 @@ class _Engine:
 class ProcessRuntime(Runtime):
     """`engines`: translators by name. `keeper`: path of the keeper's socket. `boxes`: for what runs isolated."""
 
-    def __init__(self, keeper: str, engines: Mapping[str, Engine], boxes: Boxes | None = None) -> None:
+    def __init__(self, keeper: str, engines: Mapping[str, Translator], boxes: Boxes | None = None) -> None:
         self._engines = engines
         self._boxes = boxes or Boxes()
         self._running: dict[str, _Engine] = {}
@@ -256,7 +256,7 @@ class ProcessRuntime(Runtime):
         engine = self._one(instance)
         if engine.launch.box is not None:
             return None  # it serves no tokens
-        translator = self._engines[engine.launch.engine]
+        translator = self._model(engine.launch)
         status, body = await self._ask(engine, translator.metrics())
         return translator.counters(body.decode(errors="replace")) if status == 200 else None
 
@@ -267,7 +267,7 @@ class ProcessRuntime(Runtime):
             if wrong is not None:
                 raise EngineLost(wrong)
             return "well", EngineCounters()
-        translator = self._engines[engine.launch.engine]
+        translator = self._model(engine.launch)
         status, body = await self._ask(engine, translator.canary(engine.launch.embeddings))
         if status != 200:
             raise EngineGarbage(f"the engine answered its canary with status {status}: {body[:200]!r}")
@@ -351,7 +351,7 @@ class ProcessRuntime(Runtime):
             await asyncio.wait((ready, ending), return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
         else:
-            probe = self._engines[engine.launch.engine].health()
+            probe = self._model(engine.launch).health()
             while not engine.died.done():
                 with contextlib.suppress(OSError, ValueError, TimeoutError):
                     status, _ = await ask(engine.launch.socket, engine.launch.secret, probe, 5.0)
@@ -364,6 +364,12 @@ class ProcessRuntime(Runtime):
         if engine.died.done():
             what = "engine" if engine.launch.box is None else "app"
             raise EngineStartFailed(f"the {what} {engine.died.result()} before it was ready{self._said(engine.launch)}")
+
+    def _model(self, launch: LaunchSpec) -> Engine:
+        """What speaks to the engine of a model. An app has none: it is asked whether it is well."""
+        found = self._engines[launch.engine]
+        assert isinstance(found, Engine)
+        return found
 
     def _said(self, launch: LaunchSpec) -> str:
         lines = logs.tail(launch.log, 8)
@@ -389,17 +395,13 @@ class ProcessRuntime(Runtime):
             except (BastideError, OSError, TimeoutError) as error:
                 _log.warning("%s is ended without being kept: %s", engine.launch.instance, error)
             return
-        await promptcache.save(
-            engine.launch, self._engines[engine.launch.engine], lambda asked: self._ask(engine, asked)
-        )
+        await promptcache.save(engine.launch, self._model(engine.launch), lambda asked: self._ask(engine, asked))
 
     async def _restore(self, engine: _Engine) -> None:
         if engine.launch.box is not None:
             await asyncio.to_thread(boxsaving.forget, engine.launch)  # it lives: what was kept is of the past
             return
-        await promptcache.restore(
-            engine.launch, self._engines[engine.launch.engine], lambda asked: self._ask(engine, asked)
-        )
+        await promptcache.restore(engine.launch, self._model(engine.launch), lambda asked: self._ask(engine, asked))
 
     def _hear(self, news: dict[str, Any]) -> None:
         if news["event"] == "keeper gone":
