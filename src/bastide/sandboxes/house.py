@@ -103,6 +103,13 @@ class House(Saving):
 
     async def create(self, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str]) -> Sandbox:
         """A sandbox that answers, recorded. Raises what can't be had, by name."""
+        give_back = await self._creating.take()  # so that the first of many can be used while the last are being made
+        try:
+            return await self._created(project, key_id, spec, environment)
+        finally:
+            give_back()
+
+    async def _created(self, project: str, key_id: str, spec: SandboxSpec, environment: dict[str, str]) -> Sandbox:
         image = ""
         if spec.template.startswith("snapshot:"):
             snapshot = self.snapshots.of(project, spec.template.removeprefix("snapshot:"))

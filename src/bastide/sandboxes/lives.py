@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from bastide.sandboxes.settings import SandboxSettings
 from bastide.sandboxes.snapshots import Snapshots
 from bastide.sandboxes.templates import Templates
 from bastide.sandboxes.tokens import Tokens
+from bastide.sandboxes.turns import Turns
 
 HOME = "/home/user"
 ENDED_KEPT = 1000
@@ -68,6 +70,7 @@ class Lives:
         self.snapshots = Snapshots(records, clock)
         spare_limits = Limits(processes=512) if "processes" in settings.enforces else Limits()
         self.pool = Pool(boxes, self._box, settings.spares, spare_limits, clock)
+        self._creating = Turns(os.cpu_count() or 1)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -262,8 +262,8 @@ def _network(box: Box) -> tuple[str, ...]:
 
 def _room(pid: int) -> int:
     """A process in the room of the keeper's child `pid`: bubblewrap's own first one inside."""
-    below = tree.descendants(pid)
-    return below[1] if len(below) > 1 else pid
+    below = tree.children(pid)
+    return below[0] if below else pid
 
 
 def _name(pid: int) -> str:

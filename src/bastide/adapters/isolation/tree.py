@@ -20,11 +20,18 @@ def descendants(pid: int) -> tuple[int, ...]:
     while queue:
         one = queue.pop(0)
         found.append(one)
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{one}/task"):
-                with contextlib.suppress(OSError), open(f"/proc/{one}/task/{task}/children") as file:
-                    queue += [int(word) for word in file.read().split()]
+        queue += children(one)
     return tuple(dict.fromkeys(found))
+
+
+def children(pid: int) -> list[int]:
+    """Those of one process, the eldest first."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
+                found += [int(word) for word in file.read().split()]
+    return found
 
 
 def stop_all(pid: int) -> None:
