@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def test_a_quiet_day() -> None:
     assert outcome.left_waiting == 0
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 4) if os.environ.get("BASTIDE_THOROUGH") else (1,))
 def test_a_rough_day(seed: int) -> None:
     """Engines killed, starts that fail, rungs that do not hold, canaries that differ, the agent killed again and again."""
     outcome = day(seed, BOTH, ROUGH)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -257,6 +258,8 @@ class Boxes:
             await self.thaw(name)
         isolation.hush(running.box)
         await self.tell(name, {"op": "quiet"})
+        # What a save that came to nothing has left would be in the way of this one.
+        await asyncio.to_thread(_emptied, isolation.saved_at(running.box))
         command = await asyncio.to_thread(isolation.save_command, running.box, running.pid)
         key = f"save-{name}"
         self._entered[key] = asyncio.get_running_loop().create_future()
@@ -310,6 +313,16 @@ class Boxes:
             running.ended.set_result(reason)
             if not running.leaving:
                 self._lost(name, reason)
+
+
+def _emptied(directory: str) -> None:
+    """The directory itself stays: a box has it open."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
 
 
 def _tail(log: str) -> str:
