@@ -106,6 +106,23 @@ def test_a_sandbox_lives_on_when_what_serves_it_is_killed(house: House) -> None:
         sandbox.refresh()
 
 
+@pytest.mark.parametrize("tier", ["namespace", "gvisor"])
+def test_what_a_sandbox_is_to_know_is_known_whoever_asks_first(house: House, tier: str) -> None:
+    """It is told with the first question: also where what serves it was killed before that, and where many ask at once."""
+    holds(house, tier)
+    sandbox = Sandbox.create(client=house.client, tier=tier, timeout=600, env={"WORD": "kept"})
+    kill_sandboxes(house)
+    assert patiently(lambda: sandbox.exec("echo $WORD").stdout) == "kept\n"
+    other = Sandbox.create(client=house.client, tier=tier, timeout=600, env={"WORD": "known"})
+    heard: list[str] = []
+    asking = [threading.Thread(target=lambda: heard.append(other.exec("echo $WORD").stdout)) for _ in range(8)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert heard == ["known\n"] * 8
+
+
 def frozen(house: House) -> list[str]:
     """Boxes that a control group has stopped."""
     name = hashlib.sha256(str(house.data).encode()).hexdigest()[:12]
