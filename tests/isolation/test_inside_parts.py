@@ -84,3 +84,14 @@ def test_etc_is_shown_entry_by_entry_where_something_is_laid_in_it(tmp_path: Pat
     made = etc.make(tmp_path, walled=False)
     assert list(etc.shown(made, ("/data",))) == [(made, "/etc")]
     assert (made / "passwd", "/etc/passwd") in list(etc.shown(made, ("/etc/app",)))
+
+
+def test_a_directory_in_the_path_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first" / "greet").mkdir(parents=True)
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "greet").write_text("#!/bin/sh\n")
+    (second / "greet").chmod(0o755)
+    found = processes._found("greet", {"PATH": f"{tmp_path}/first:{second}"})
+    assert found == f"{second}/greet"

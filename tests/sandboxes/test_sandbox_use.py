@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -415,3 +416,78 @@ def test_too_many_words_are_refused_with_what_to_do(kept: Sandbox) -> None:
 
 def test_a_file_of_a_megabyte_goes_in_as_standard_input(kept: Sandbox) -> None:
     assert kept.exec("wc -c", stdin="x" * (1 << 20)).stdout.strip() == str(1 << 20)
+
+
+def test_much_input_passes_through_both_ways_at_once(kept: Sandbox) -> None:
+    data = os.urandom(1 << 20) * 10
+    said = bytearray()
+    result = kept.exec("cat", stdin=data, timeout=60, on_bytes=lambda number, piece: said.extend(piece))
+    assert (result.exit_code, bytes(said) == data) == (0, True)
+
+
+def test_input_that_nobody_reads_stops_neither_the_clock_nor_the_end(kept: Sandbox) -> None:
+    ended = kept.exec("sleep 1000", stdin="x" * (5 << 20), timeout=0.5)
+    assert (ended.timed_out, ended.exit_code) == (True, 137)
+    assert kept.exec("head -c 3; exit 4", stdin="y" * (5 << 20)).stdout == "yyy"
+    code = f"import time; x = {'z' * (1 << 20)!r}; time.sleep(1000)"
+    assert kept.run_code(code, context="long", timeout=2.0).timed_out
+
+
+def test_hanging_up_with_input_still_to_come_ends_what_was_asked_for(kept: Sandbox, town: House) -> None:
+    host, _, port = town.url.partition("://")[2].rpartition(":")
+    body = json.dumps({"command": "sleep 5432", "stdin": "x" * (8 << 20)}).encode()
+    with socket.create_connection((host, int(port))) as line:
+        head = f"POST /api/v1/sandboxes/{kept.id}/exec HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {town.key}\r\n"
+        line.sendall(head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        until(lambda: "sleep 5432" in running(kept))
+    until(lambda: "sleep 5432" not in running(kept))
+
+
+def running(box: Sandbox) -> str:
+    return box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+
+
+def test_a_spawned_process_takes_much_input_and_a_terminal_too(kept: Sandbox) -> None:
+    process = kept.spawn("wc -c")
+    process.stdin(b"\0" * (5 << 20), end=True)
+    assert process.wait().stdout.strip() == str(5 << 20)
+    terminal = kept.pty(command="stty -echo; echo ready; wc -l")
+    until(lambda: "ready" in terminal.output().stdout)
+    terminal.stdin(("line of text\n" * 80 + "\n") * 1000, end=True)
+    assert "81000" in terminal.wait().stdout
+
+
+def test_one_that_never_reads_can_be_killed_while_it_is_given_input(kept: Sandbox) -> None:
+    process = kept.spawn("sleep 1000")
+    with ThreadPoolExecutor(1) as pool:
+        giving = pool.submit(process.stdin, b"x" * (3 << 20))
+        until(lambda: any(one["process"] == process.number for one in kept.processes()))
+        process.kill()
+        giving.result(timeout=30)
+    assert process.wait().exit_code == 137
+
+
+def test_a_relative_directory_is_below_home(kept: Sandbox) -> None:
+    kept.files.write("nearby/one.txt", "here")
+    assert kept.exec("pwd; cat one.txt", cwd="nearby").stdout == "/home/user/nearby\nhere"
+    assert kept.spawn("cat one.txt", cwd="nearby").wait().stdout == "here"
+    with pytest.raises(NotFound, match=r"can't run there.*'/home/user/absent'"):
+        kept.exec("true", cwd="absent")
+    with pytest.raises(NotFound, match="HOME"):
+        kept.exec("true", env={"HOME": "/absent"})
+
+
+def test_what_goes_on_writing_after_the_end_is_not_waited_for(kept: Sandbox) -> None:
+    result = kept.exec("yes & echo $! > /tmp/yes", timeout=60)
+    assert (result.exit_code, result.timed_out) == (0, False)
+    kept.exec("kill $(cat /tmp/yes)")
+
+
+def test_the_command_line_passes_bytes_as_they_are(kept: Sandbox, town: House) -> None:
+    data = bytes(range(256)) * 4096
+    environment = {**os.environ, "BASTIDE_DATA": str(town.data)}
+    asked = [BASTIDE, "sandbox", "exec", kept.id, "--", "cat"]
+    ran = subprocess.run(asked, input=data, capture_output=True, env=environment, timeout=60)
+    assert (ran.returncode, ran.stdout == data, ran.stderr) == (0, True, b"")
+    with pytest.raises(InvalidRequest, match="too long for one exec"):
+        kept.exec("cat", stdin=b"x" * (25 << 20))

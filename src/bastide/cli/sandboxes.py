@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
@@ -107,19 +106,15 @@ def execute(
     if not command:
         raise InvalidRequest("what shall it run? bastide sandbox exec SANDBOX -- COMMAND")
     what: str | tuple[str, ...] = command[0] if len(command) == 1 else tuple(command)
-    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
-    result = _one(context, sandbox).exec(
-        what, cwd=cwd, timeout=timeout, stdin=stdin or None, on_stdout=_write(sys.stdout), on_stderr=_write(sys.stderr)
-    )
+    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    outputs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+
+    def write(number: int, data: bytes) -> None:
+        outputs[number].write(data)
+        outputs[number].flush()
+
+    result = _one(context, sandbox).exec(what, cwd=cwd, timeout=timeout, stdin=stdin or None, on_bytes=write)
     raise typer.Exit(result.exit_code)
-
-
-def _write(stream: TextIO) -> Callable[[str], None]:
-    def write(text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
-    return write
 
 
 @sandbox_app.command("cp")

@@ -11,11 +11,10 @@ import sys
 from _signal import SIG_IGN, SIGCHLD, SIGHUP, SIGTERM, set_wakeup_fd, signal
 from _socket import SHUT_WR
 from select import POLLIN, poll
-from time import monotonic, sleep
+from time import sleep
 
-from . import passing, processes, wire
+from . import exchange, passing, processes, wire
 from .quick import ENVIRONMENT, Lock, Socket, exists, hang_up, remove, start_thread, unix
-from .quickjson import loads
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
@@ -117,11 +116,19 @@ class Agent:
         told = {"error": type(error).__name__, "message": str(error), "errno": getattr(error, "errno", None)}
         try:
             wire.send_json(line, wire.ERROR, told)
+        except wire.Broken:
+            return
+        Agent.drain(line)
+
+    @staticmethod
+    def drain(line: Socket) -> None:
+        """Our last word is said. Closing on what is still being told us would lose it."""
+        try:
             line.shutdown(SHUT_WR)
             line.settimeout(DRAIN_S)
-            while line.recv(passing.SPLICE_BYTES):  # closing on what is still being said would lose what we said
+            while line.recv(passing.SPLICE_BYTES):
                 pass
-        except (wire.Broken, OSError):
+        except OSError:
             pass
 
     def serve_app(self, line: Socket) -> None:
@@ -163,50 +170,16 @@ class Agent:
         running = processes.Running(asked, {**self.environment, **asked.get("env", {})})
         limit = asked.get("timeout_s")
         try:
-            timed_out = self.relay(line, reader, running, float(limit) if limit else None)
+            timed_out = exchange.Exchange(running, line, reader).run(float(limit) if limit else None)
             running.ending.wait()
             wire.send_json(line, wire.EXIT, running.ended(timed_out))
+            if running.input is not None:
+                self.drain(line)
         finally:
             if not running.ending.open:
                 processes.kill_group(running.pid, processes.SIGKILL)
                 running.ending.wait()
             running.close()
-
-    def relay(self, line: Socket, reader: wire.Reader, running: processes.Running, limit_s: float | None) -> bool:
-        """Output out, orders in, until it has ended. True where its time was over."""
-        output = processes.Output(running, line)
-        timed_out = False
-        deadline = None if limit_s is None else monotonic() + limit_s
-        self.obey(running, reader)  # what came together with the question
-        while True:
-            ready = output.wait(None if deadline is None or timed_out else max(0.0, (deadline - monotonic()) * 1000))
-            if not ready and deadline is not None and monotonic() >= deadline and not timed_out:
-                timed_out = True
-                processes.kill_group(running.pid, processes.SIGKILL)
-            for descriptor in ready:
-                if descriptor == line.fileno():
-                    reader.more()
-                    self.obey(running, reader)
-                elif descriptor != running.ending.read and (data := output.take(descriptor)):
-                    wire.send(line, running.sources[descriptor], data)
-            if running.ending.read in ready:
-                for descriptor, data in output.rest():
-                    wire.send(line, running.sources[descriptor], data)
-                return timed_out
-
-    @staticmethod
-    def obey(running: processes.Running, reader: wire.Reader) -> None:
-        """Every order that has arrived whole."""
-        while (frame := reader.whole()) is not None:
-            kind, payload = frame
-            if kind == wire.INPUT:
-                running.write(payload)
-            elif kind == wire.INPUT_END:
-                running.close_input()
-            elif kind == wire.SIGNAL:
-                processes.kill_group(running.pid, int(loads(payload.decode())["signal"]))
-            elif kind == wire.WINDOW:
-                running.resize(loads(payload.decode()))
 
     # --- background processes --------------------------------------------------------------------------------------
 
@@ -243,15 +216,10 @@ class Agent:
         process = self.one(asked)
         while True:
             kind, payload = reader.frame()
-            if kind == wire.INPUT:
-                process.write(payload)
-            elif kind == wire.INPUT_END:
-                process.close_input()
-            elif kind == wire.WINDOW:
-                process.running.resize(loads(payload.decode()))
-            elif kind == wire.END:
+            if kind == wire.END:
                 wire.send_json(line, wire.ANSWER, {})
                 return
+            process.obey(kind, payload, line)
 
     def on_attach(self, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
         """Kept output from byte `since` on, then what comes, then how it ended. `follow` false: only what there is."""

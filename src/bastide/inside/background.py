@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections import deque
 
-from . import processes
+from . import exchange, processes, wire
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
+
+    from .quick import Socket
 
 KEPT_BYTES = 1 << 20  # of a background process's output, for whoever attaches later
 ENDED_KEPT = 256  # background processes that are over, with their last output
@@ -33,18 +36,22 @@ class Background:
         threading.Thread(target=self._pump, daemon=True).start()
 
     def _pump(self) -> None:
-        running, output = self.running, processes.Output(self.running)
+        running, waiting = self.running, select.poll()
+        for descriptor in (*running.left, running.ending.read):
+            waiting.register(descriptor, select.POLLIN)
         over = False
-        while output.open and not over:
-            for descriptor in output.wait():
+        while running.left and not over:
+            for descriptor, _ in waiting.poll():
                 if descriptor == running.ending.read:
                     over = True
-                elif data := output.take(descriptor):
+                    continue
+                if data := running.take(descriptor):
                     self._keep(descriptor, data)
-        if over:
-            for descriptor, data in output.rest():
-                self._keep(descriptor, data)
+                elif descriptor not in running.left:
+                    waiting.unregister(descriptor)
         running.ending.wait()
+        for descriptor, data in running.rest():
+            self._keep(descriptor, data)
         with self.changed:
             self.exit = running.ended()
             self.changed.notify_all()
@@ -60,15 +67,31 @@ class Background:
                 self.kept_bytes -= len(self.kept.popleft()[2])
             self.changed.notify_all()
 
-    def write(self, data: bytes) -> None:
+    def obey(self, kind: int, payload: bytes, line: Socket) -> None:
+        """One order. Returns once what is for its standard input has been taken, or it has ended. Raises Broken where the host has gone."""
         with self._input:
             if self.exit is None:
-                self.running.write(data)
+                exchange.obey(self.running, kind, payload)
+                self._taken(line)
 
-    def close_input(self) -> None:
-        with self._input:
-            if self.exit is None:
-                self.running.close_input()
+    def _taken(self, line: Socket) -> None:
+        stdin, waiting = self.running.input, select.poll()
+        if stdin is None or not stdin.left:
+            return
+        assert stdin.descriptor is not None
+        waiting.register(stdin.descriptor, select.POLLOUT)
+        waiting.register(self.running.ending.read, select.POLLIN)
+        waiting.register(line, select.POLLRDHUP)
+        while stdin.left:
+            ready = dict(waiting.poll(wire.STILL_HERE_MS))
+            if self.running.ending.read in ready:
+                stdin.close()
+                return
+            if line.fileno() in ready:
+                raise wire.Broken("the other end has gone")
+            if not ready:
+                wire.send(line, wire.STILL_HERE)
+            stdin.flush()
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -35,7 +35,8 @@ class Context:
             raise
         finally:
             os.close(theirs)
-        self.output, self.ending = output, self.process.ending
+        assert self.process.input is not None
+        self.output, self.ending, self.input = output, self.process.ending, self.process.input
         self.lock = threading.Lock()
         self.rest = b""
         self.question = 0
@@ -56,13 +57,9 @@ class Context:
             self.ending.close()
 
     def ask(self, code: str) -> None:
-        """Raises BrokenPipeError where it is gone."""
+        """What it does not take at once is left in its `input`."""
         self.question += 1
-        left = memoryview(json.dumps({"n": self.question, "code": code}).encode() + b"\n")
-        while left:
-            if self.process.stdin is None:
-                raise BrokenPipeError
-            left = left[os.write(self.process.stdin, left) :]
+        self.input.give(json.dumps({"n": self.question, "code": code}).encode() + b"\n")
 
 
 def on_code(agent: Agent, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
@@ -74,23 +71,22 @@ def on_code(agent: Agent, line: Socket, reader: wire.Reader, asked: dict[str, An
             if context is not None:
                 context.end()
                 threading.Thread(target=context.close, daemon=True).start()  # a question to it may just be ending
-            directory = str(asked.get("cwd") or agent.environment.get("HOME", "/"))
+            directory = processes.directory_of(asked, agent.environment)
             context = agent.kernels[name] = Context(dict(agent.environment), directory)
     import time
 
     limit = asked.get("timeout_s")
     deadline = time.monotonic() + float(limit) if limit else None
     with context.lock:
-        try:
-            context.ask(str(asked.get("code", "")))
-        except BrokenPipeError:
-            _died(line, context)
-            return
-        output = context.output
+        context.ask(str(asked.get("code", "")))
+        output, stdin = context.output, context.input
         while True:
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([output, line, context.ending.read], [], [], wait_s)
-            if not ready:
+            hungry = [stdin.descriptor] if stdin.left and stdin.descriptor is not None else []
+            ready, taking, _ = select.select([output, line, context.ending.read], hungry, [], wait_s)
+            if taking:
+                stdin.flush()
+            if not ready and deadline is not None and time.monotonic() >= deadline:
                 context.end()
                 wire.send_json(line, wire.EXIT, {"ok": False, "timed_out": True})
                 return

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import posix
 from errno import EACCES, ENOENT
-from select import POLLIN, poll
 from time import monotonic
 
 from . import wire
-from .quick import Gate, Lock, exists
+from .quick import Gate, Lock, exists, is_file
 
 TYPE_CHECKING = False  # typing itself costs milliseconds while a user waits
 if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 1 << 16
+PIPE_BYTES_MAX = 1 << 20  # what a pipe can hold at most, as the kernel ships
 PIPE = -1
 PTY_START = 'exec "$0" "$@" <"$BASTIDE_TTY" >"$BASTIDE_TTY" 2>&1'
 # What the agent ignores, or Python does: a program inside finds them as any program does. SIGHUP, SIGPIPE, SIGXFSZ.
@@ -46,18 +46,74 @@ class Ending(Gate):
         posix.close(self.read)
 
 
+class Input:
+    """Standard input of a process, given as fast as the process takes it; nobody ever waits here.
+
+    Whoever gives looks at `left` first, and calls `flush` when the descriptor can be written to.
+    """
+
+    def __init__(self, descriptor: int, *, terminal: bool = False) -> None:
+        posix.set_blocking(descriptor, False)
+        self.descriptor: int | None = descriptor  # a terminal's is its owner's to close
+        self._terminal, self._ending = terminal, False
+        self._left = bytearray()
+
+    @property
+    def left(self) -> int:
+        """Bytes that it has not taken yet."""
+        return len(self._left)
+
+    def give(self, data: bytes) -> None:
+        """A process that no longer listens is no error."""
+        if self.descriptor is not None and not self._ending:
+            self._left += data
+            self.flush()
+
+    def end(self) -> None:
+        """No more will come, once what is left has been taken."""
+        if self._terminal:
+            self.give(b"\x04")
+            return
+        self._ending = True
+        self.flush()
+
+    def flush(self) -> None:
+        """As much as it takes now."""
+        while self._left and self.descriptor is not None:
+            try:
+                # At most a chunk: the rest of a large buffer would be copied for nothing.
+                written = posix.write(self.descriptor, self._left[:CHUNK])
+            except BlockingIOError:
+                return
+            except OSError:  # nobody will read it
+                self.close()
+                return
+            del self._left[:written]
+        if self._ending:
+            self.close()
+
+    def close(self) -> None:
+        if self.descriptor is not None and not self._terminal:
+            posix.close(self.descriptor)
+        self.descriptor = None
+        self._left.clear()
+
+
 class Started:
-    """A process, leader of a session of its own. The ends of its pipes that are ours, as descriptors; None: there is none."""
+    """A process, leader of a session of its own. The ends of its pipes that are ours; None: there is none."""
 
     def __init__(self, pid: int, ending: Ending, ours: list[int | None]) -> None:
         self.pid, self.ending = pid, ending
-        self.stdin, self.stdout, self.stderr = ours
+        stdin, self.stdout, self.stderr = ours
+        self.input = Input(stdin) if stdin is not None else None
 
     def close(self) -> None:
-        for descriptor in (self.stdin, self.stdout, self.stderr):
+        if self.input is not None:
+            self.input.close()
+        for descriptor in (self.stdout, self.stderr):
             if descriptor is not None:
                 posix.close(descriptor)
-        self.stdin = self.stdout = self.stderr = None
+        self.stdout = self.stderr = None
 
 
 def reap() -> None:
@@ -101,7 +157,10 @@ def start(
             elif number == 0:
                 actions.append((posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0))
         with _lock:  # it must be known before it can be reaped; and the directory is the whole agent's
-            posix.chdir(directory)
+            try:
+                posix.chdir(directory)
+            except OSError as error:  # else it would read as if the program were not there
+                raise OSError(error.errno, f"it can't run there: {error.strerror}", directory) from None
             try:
                 pid = posix.posix_spawn(
                     _found(argv[0], environment), argv, environment,
@@ -128,10 +187,11 @@ def _found(program: str, environment: dict[str, str]) -> str:
     reason = ENOENT
     for directory in environment.get("PATH", "/usr/bin:/bin").split(":"):
         path = f"{directory or '.'}/{program}"
+        if not is_file(path):
+            continue  # a directory of that name is none
         if posix.access(path, posix.X_OK):
             return path
-        if exists(path):
-            reason = EACCES
+        reason = EACCES
     raise OSError(reason, posix.strerror(reason), program)
 
 
@@ -142,14 +202,26 @@ def kill_group(pid: int, number: int) -> None:
         pass
 
 
+def directory_of(asked: dict[str, Any], environment: dict[str, str]) -> str:
+    """Where it is to run: `cwd`, from its home on where that is relative, as paths of files are. Raises OSError by name."""
+    home = environment.get("HOME") or "/"
+    directory = asked.get("cwd")
+    if not directory:
+        if not exists(home):
+            raise OSError(ENOENT, "its HOME is not there; say by cwd where to run it", home)
+        return home
+    return str(directory) if str(directory).startswith("/") else f"{home}/{directory}"
+
+
 class Running:
-    """A started process with its ends: `sources` are read as (descriptor, frame kind)."""
+    """A started process with its ends: `sources` are read, as {descriptor: frame kind}, until none is `left`."""
 
     def __init__(self, asked: dict[str, Any], environment: dict[str, str]) -> None:
         argv = [str(word) for word in asked.get("argv") or ["/bin/sh", "-c", str(asked.get("command", ""))]]
-        directory = asked.get("cwd") or environment.get("HOME", "/")
+        directory = directory_of(asked, environment)
         self.began = monotonic()
         self.terminal: int | None = None
+        self.input: Input | None
         size = asked.get("pty")
         if size:
             self._on_terminal(argv, environment, directory, size)
@@ -157,8 +229,10 @@ class Running:
             self.process = start(argv, environment, directory, PIPE if asked.get("stdin") else None)
             assert self.process.stdout is not None and self.process.stderr is not None
             self.sources = {self.process.stdout: wire.OUTPUT, self.process.stderr: wire.ERRORS}
+            self.input = self.process.input
         for descriptor in self.sources:
             posix.set_blocking(descriptor, False)
+        self.left = set(self.sources)
         self.pid, self.ending = self.process.pid, self.process.ending
 
     def _on_terminal(self, argv: list[str], environment: dict[str, str], directory: str, size: dict[str, int]) -> None:
@@ -175,6 +249,7 @@ class Running:
         finally:
             posix.close(theirs)
         self.sources = {ours: wire.OUTPUT}
+        self.input = Input(ours, terminal=True)
 
     def resize(self, size: dict[str, int]) -> None:
         if self.terminal is not None:
@@ -185,37 +260,27 @@ class Running:
             rows, columns = int(size.get("rows", 24)), int(size.get("cols", 80))
             fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def read(self, descriptor: int) -> bytes | None:
-        """What is there; None at the end of that stream, b"" where nothing is there now."""
+    def take(self, descriptor: int) -> bytes:
+        """What is there on one of its streams; b"" where nothing is now, or will ever be: then it is no longer `left`."""
         try:
             data = posix.read(descriptor, CHUNK)
         except BlockingIOError:
             return b""
         except OSError:  # a terminal whose last user has gone says so by an error
-            return None
-        return data or None
+            data = b""
+        if not data:
+            self.left.discard(descriptor)
+        return data
 
-    def write(self, data: bytes) -> None:
-        """Standard input, whole. A process that no longer listens is no error."""
-        view = memoryview(data)
-        while view and (stdin := self.terminal if self.terminal is not None else self.process.stdin) is not None:
-            try:
-                view = view[posix.write(stdin, view) :]
-            except BlockingIOError:
-                waiting = poll()
-                waiting.register(stdin, 4)  # POLLOUT
-                waiting.poll(1000)
-                if self.ending.open:
-                    return
-            except OSError:
-                return
-
-    def close_input(self) -> None:
-        if self.terminal is not None:
-            self.write(b"\x04")
-        elif (stdin := self.process.stdin) is not None:
-            self.process.stdin = None
-            posix.close(stdin)
+    def rest(self) -> list[tuple[int, bytes]]:
+        """Once it has ended: what it wrote before and nobody has read. What it left behind may go on writing: no more than that."""
+        found = []
+        for descriptor in tuple(self.left):
+            size = 0
+            while size < PIPE_BYTES_MAX and (data := self.take(descriptor)):
+                size += len(data)
+                found.append((descriptor, data))
+        return found
 
     def ended(self, timed_out: bool = False) -> dict[str, Any]:
         status = self.ending.status
@@ -229,7 +294,8 @@ class Running:
         }
 
     def close(self) -> None:
-        self.close_input()
+        if self.input is not None:
+            self.input.close()
         self.process.close()
         if self.terminal is not None:
             posix.close(self.terminal)
@@ -244,37 +310,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"  # a real-time one
-
-
-class Output:
-    """What is left to read of a running process, waited for together with its end and, where there is one, a line."""
-
-    def __init__(self, running: Running, line: Any = None) -> None:
-        self._running, self._poll = running, poll()
-        self._left = set(running.sources)
-        for descriptor in (*self._left, running.ending.read, *(() if line is None else (line,))):
-            self._poll.register(descriptor, POLLIN)
-
-    @property
-    def open(self) -> bool:
-        return bool(self._left)
-
-    def wait(self, wait_ms: float | None = None) -> list[int]:
-        """Descriptors that are ready."""
-        return [descriptor for descriptor, _ in self._poll.poll(wait_ms)]
-
-    def take(self, descriptor: int) -> bytes:
-        """What is there on one of its streams; b"" where nothing is now, or will ever be."""
-        data = self._running.read(descriptor)
-        if data is None:
-            self._poll.unregister(descriptor)
-            self._left.discard(descriptor)
-        return data or b""
-
-    def rest(self) -> list[tuple[int, bytes]]:
-        """What it wrote before its end and nobody has read. What those it left behind go on writing is not waited for."""
-        found = []
-        for descriptor in list(self._left):
-            while data := self.take(descriptor):
-                found.append((descriptor, data))
-        return found

@@ -75,3 +75,11 @@ def exists(path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_file(path: str) -> bool:
+    """A regular one, or what leads to one."""
+    try:
+        return posix.stat(path).st_mode & 0o170000 == 0o100000
+    except OSError:
+        return False

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 HEAD = Struct(">BI")
 FRAME_BYTES_MAX = 1 << 20
+STILL_HERE_MS = 1000  # gVisor tells no hanging up while there is something to be read
 LINE_BYTES_MAX = 1 << 20
-# From the box: standard output, standard error, how it ended, an answer, an error, content, the end of content.
-OUTPUT, ERRORS, EXIT, ANSWER, ERROR, DATA, END = b"oexjEdz"
+# From the box: standard output, standard error, how it ended, an answer, an error, content, the end of content, and
+# nothing at all: said now and then while we do not listen, for only so is it found out that the host has gone.
+OUTPUT, ERRORS, EXIT, ANSWER, ERROR, DATA, END, STILL_HERE = b"oexjEdzh"
 # To the box: standard input, its end, a signal, a window size. Content and its end go both ways.
 INPUT, INPUT_END, SIGNAL, WINDOW = b"icsw"
 
@@ -29,11 +31,20 @@ class Broken(Exception):
     """The other end is gone, or said something that is no frame."""
 
 
-def send(line: Socket, kind: int, payload: bytes | memoryview = b"") -> None:
+def framed(kind: int, payload: bytes | memoryview = b"") -> bytes:
+    return HEAD.pack(kind, len(payload)) + bytes(payload)
+
+
+def send_framed(line: Socket, frames: bytes | bytearray) -> None:
+    """Whole, however long the other end takes. Raises Broken where it has gone."""
     try:
-        line.sendall(HEAD.pack(kind, len(payload)) + bytes(payload))
+        line.sendall(frames)
     except OSError as error:
         raise Broken(str(error)) from None
+
+
+def send(line: Socket, kind: int, payload: bytes | memoryview = b"") -> None:
+    send_framed(line, framed(kind, payload))
 
 
 def send_json(line: Socket, kind: int, value: Any) -> None:

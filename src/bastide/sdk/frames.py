@@ -43,11 +43,17 @@ Take = Callable[[str], None]
 
 
 class Gatherer:
-    """Output as text, told piece by piece to whoever wants it as it comes, and kept."""
+    """Output as text, told piece by piece to whoever wants it as it comes, and kept. `on_bytes`: (frame kind, bytes) as they are."""
 
-    def __init__(self, on_stdout: Take | None, on_stderr: Take | None, on_result: Callable[[Any], None] | None = None):
+    def __init__(
+        self,
+        on_stdout: Take | None,
+        on_stderr: Take | None,
+        on_result: Callable[[Any], None] | None = None,
+        on_bytes: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         self._tell = {wire.OUTPUT: on_stdout, wire.ERRORS: on_stderr}
-        self._on_result = on_result
+        self._on_result, self._on_bytes = on_result, on_bytes
         self.kept = {wire.OUTPUT: bytearray(), wire.ERRORS: bytearray()}
         self.results: list[Any] = []
 
@@ -57,7 +63,9 @@ class Gatherer:
 
         decoders = {kind: codecs.getincrementaldecoder("utf-8")("replace") for kind in self.kept}
         for kind, payload in source:
-            if kind in self.kept:
+            if kind in self.kept and self._on_bytes is not None:
+                self._on_bytes(kind, payload)
+            elif kind in self.kept:
                 self.kept[kind] += payload
                 tell = self._tell[kind]
                 if tell is not None and (text := decoders[kind].decode(payload)):

@@ -91,6 +91,24 @@ class Snapshot:
         return f"snapshot:{self.id}"
 
 
+INPUT_BYTES_MAX = 24 * 2**20  # of an exec: it goes with the question, in base64
+
+
+def _stdin(data: str | bytes | None) -> Json:
+    if data is None:
+        return {}
+    if len(data) > INPUT_BYTES_MAX:
+        raise InvalidRequest(
+            f"standard input of {len(data)} bytes is too long for one exec, which takes {INPUT_BYTES_MAX}; write it to a "
+            "file in the sandbox and read that, or spawn the process and give it input piece by piece"
+        )
+    if isinstance(data, str):
+        return {"stdin": data}
+    import base64
+
+    return {"stdin_base64": base64.b64encode(data).decode()}
+
+
 class Process:
     """A process in the background; it lives on when this object is forgotten, and `Sandbox.process(number)` finds it."""
 
@@ -198,14 +216,20 @@ class Sandbox:
         cwd: str | None = None,
         env: dict[str, str] | None = None,
         timeout: float | None = None,
-        stdin: str | None = None,
+        stdin: str | bytes | None = None,
         on_stdout: Take | None = None,
         on_stderr: Take | None = None,
+        on_bytes: Callable[[int, bytes], None] | None = None,
     ) -> Result:
-        """Run a command to its end: a text for the shell, or words that are run as they are."""
-        body = {**_what(command), "cwd": cwd, "env": env or {}, "timeout": timeout, "stdin": stdin}
+        """Run a command to its end: a text for the shell, or words that are run as they are.
+
+        `cwd`: where to run it, from its home on where that is relative. `timeout`: seconds. `on_bytes` is told (1 or 2,
+        bytes) of its output as it comes, which then is not kept: for what is no text.
+        """
+        body = {**_what(command), "cwd": cwd, "env": env or {}, "timeout": timeout, **_stdin(stdin)}
         response = self._client.transport.open("POST", f"{self._path}/exec", None, body, accept=FRAMES)
-        gatherer = Gatherer(on_stdout, on_stderr)
+        numbered = None if on_bytes is None else lambda kind, data: on_bytes(1 if kind == wire.OUTPUT else 2, data)
+        gatherer = Gatherer(on_stdout, on_stderr, on_bytes=numbered)
         return _result(gatherer, gatherer.run(frames(response)))
 
     def run_code(

@@ -52,7 +52,9 @@ class AgentLine(ABC):
     async def frame(self) -> tuple[int, bytes]:
         """The next one. Raises what `gone` and `nonsense` make."""
         try:
-            kind, length = wire.HEAD.unpack(await self._reader.readexactly(wire.HEAD.size))
+            kind = wire.STILL_HERE
+            while kind == wire.STILL_HERE:
+                kind, length = wire.HEAD.unpack(await self._reader.readexactly(wire.HEAD.size))
             if length > wire.FRAME_BYTES_MAX:
                 raise self.nonsense()
             payload = await self._reader.readexactly(length)
@@ -94,7 +96,8 @@ class AgentLine(ABC):
         return self._reader, self._writer
 
     def close(self) -> None:
-        self._writer.close()
+        """At once: what has not been sent is not waited for, so that the box hears that we have gone."""
+        self._writer.transport.abort()
         if self.when_closed is not None:
             self.when_closed()
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from bastide.domain.errors import TooLarge
+from bastide.domain.errors import BastideError, TooLarge
 from bastide.inside import wire
 from bastide.sandboxes.house import House
 from bastide.sandboxes.line import Line
 from bastide.sandboxes.lives import Live
 
+T = TypeVar("T")
 FRAMES = "application/vnd.bastide.frames"
 GATHERED_BYTES_MAX = 16 * 2**20
 
@@ -31,8 +32,10 @@ async def opened(house: House, live: Live, question: dict[str, Any]) -> tuple[An
         raise
 
 
-async def streamed(use: Any, line: Line, first: tuple[int, bytes] | None) -> AsyncIterator[bytes]:
-    """Frames as they come, small ones together with what has come meanwhile."""
+async def streamed(
+    use: Any, line: Line, first: tuple[int, bytes] | None, giving: asyncio.Task[None] | None = None
+) -> AsyncIterator[bytes]:
+    """Frames as they come. `giving`: what is still being told meanwhile; it ends with this."""
     try:
         if first is not None:
             yield wire.HEAD.pack(first[0], len(first[1])) + first[1]
@@ -41,8 +44,20 @@ async def streamed(use: Any, line: Line, first: tuple[int, bytes] | None) -> Asy
         async for kind, payload in line.frames():
             yield wire.HEAD.pack(kind, len(payload)) + payload
     finally:
+        if giving is not None:
+            giving.cancel()
         line.close()
         await use.__aexit__(None, None, None)
+
+
+async def _given(line: Line, stdin: bytes) -> None:
+    """Standard input to its end, beside what is heard meanwhile: what reads and writes at once would wait for us else."""
+    try:
+        if stdin:
+            await line.send(wire.INPUT, stdin)
+        await line.send(wire.INPUT_END)
+    except BastideError:
+        pass  # it has gone: whoever listens hears so
 
 
 async def answered(
@@ -51,32 +66,41 @@ async def answered(
     """Run a question whose answer is output and an end: as frames where they are asked for, else gathered."""
     use, line = await opened(house, live, question)
     wants_frames = FRAMES in request.headers.get("accept", "")
+    giving = asyncio.create_task(_given(line, stdin)) if question.get("stdin") else None
 
     async def asked() -> tuple[tuple[int, bytes], dict[str, Any]]:
-        if stdin:
-            await line.send(wire.INPUT, stdin)
-        if question.get("stdin"):
-            await line.send(wire.INPUT_END)
         first = await line.frame()
         if first[0] == wire.ERROR:
             raise Line.inside_error(first[1])
         return first, {} if wants_frames else await gathered(line, first)
 
-    asking, gone = asyncio.ensure_future(asked()), asyncio.ensure_future(_hung_up(request))
     handed_on = False
     try:
-        await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done():
+        answer = await unless_gone(request, asked())
+        if answer is None:
             return Response(status_code=499)  # nobody reads it: closing the line below ends what runs
-        first, whole = asking.result()
+        first, whole = answer
         handed_on = wants_frames
-        return StreamingResponse(streamed(use, line, first), media_type=FRAMES) if wants_frames else JSONResponse(whole)
+        if wants_frames:
+            return StreamingResponse(streamed(use, line, first, giving), media_type=FRAMES)
+        return JSONResponse(whole)
     finally:
-        asking.cancel()
-        gone.cancel()
         if not handed_on:
+            if giving is not None:
+                giving.cancel()
             line.close()
             await use.__aexit__(None, None, None)
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """What the work comes to; None where whoever asked has gone before. Then it is cancelled."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 async def _hung_up(request: Request) -> None:

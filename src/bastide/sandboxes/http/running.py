@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal as signals
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from bastide.domain.errors import InvalidRequest
 from bastide.inside import wire
 from bastide.sandboxes.http.bodies import Body
 from bastide.sandboxes.http.caller import TheHouse, TheLive
-from bastide.sandboxes.http.frames import FRAMES, answered, opened, streamed
+from bastide.sandboxes.http.frames import FRAMES, answered, opened, streamed, unless_gone
 from bastide.sandboxes.line import Line
 
 router = APIRouter(prefix="/api/v1/sandboxes/{sandbox}", tags=["sandboxes"])
@@ -25,7 +26,7 @@ class TerminalSize(Body):
 
 
 class ExecBody(Body):
-    """`command` is given to the shell; `argv` is run as it is. `stdin`: text it reads."""
+    """`command` is given to the shell; `argv` is run as it is. It reads `stdin`, or the bytes of `stdin_base64`."""
 
     command: str | None = None
     argv: list[str] | None = None
@@ -33,6 +34,18 @@ class ExecBody(Body):
     env: dict[str, str] = Field(default_factory=dict)
     timeout: float | None = Field(default=None, gt=0, description="Seconds; then it is killed")
     stdin: str | None = None
+    stdin_base64: str | None = Field(default=None, description="Standard input that is no text")
+
+    def input(self) -> bytes | None:
+        """Raises InvalidRequest."""
+        if self.stdin_base64 is None:
+            return None if self.stdin is None else self.stdin.encode()
+        if self.stdin is not None:
+            raise InvalidRequest("give either stdin, a text, or stdin_base64", param="stdin_base64")
+        try:
+            return base64.b64decode(self.stdin_base64, validate=True)
+        except ValueError:
+            raise InvalidRequest("stdin_base64 is not base64", param="stdin_base64") from None
 
 
 class SpawnBody(Body):
@@ -73,8 +86,9 @@ async def execute(body: ExecBody, request: Request, live: TheLive, house: TheHou
     """Run a command to its end. Hanging up kills it. With `Accept: application/vnd.bastide.frames`, a stream."""
     question = _question("exec", body)
     question["timeout_s"] = body.timeout
-    question["stdin"] = body.stdin is not None
-    return await answered(request, house, live, question, (body.stdin or "").encode())
+    stdin = body.input()
+    question["stdin"] = stdin is not None
+    return await answered(request, house, live, question, stdin or b"")
 
 
 @router.post("/code")
@@ -124,13 +138,17 @@ async def give(process: int, request: Request, live: TheLive, house: TheHouse, e
     """Bytes for its standard input; with `end`, no more will come."""
     data = await request.body()
     use, line = await opened(house, live, {"op": "input", "process": process})
-    try:
+
+    async def given() -> dict[str, Any]:
         if data:
             await line.send(wire.INPUT, data)
         if end:
             await line.send(wire.INPUT_END)
         await line.send(wire.END)
         return await line.answer()
+
+    try:
+        return await unless_gone(request, given()) or {}  # it may read slowly: who hangs up is not waited for
     finally:
         line.close()
         await use.__aexit__(None, None, None)
