@@ -114,15 +114,34 @@ def test_a_changed_secret_makes_it_start_anew(town: Town, tier: str) -> None:
     until(lambda: "started anew, for what it was told no longer holds" in why_awake(town, name))
 
 
-def test_what_can_t_be_brought_back_starts_anew(town: Town, tier: str) -> None:
+def damage(image: Path, how: str) -> None:
+    """Of what is kept: a file cut short, the largest alone, one gone, or one of the same length that holds something else."""
+    files = sorted(image.iterdir(), key=lambda file: file.stat().st_size)
+    if how == "all cut":
+        for file in files:
+            os.truncate(file, min(1000, file.stat().st_size))
+    elif how == "memory cut":
+        os.truncate(files[-1], 100)
+    elif how == "gone":
+        files[0].unlink()
+    elif how == "changed":
+        some_of_it = files[len(files) // 2]
+        some_of_it.write_bytes(bytes(byte ^ 0x55 for byte in some_of_it.read_bytes()))
+    else:  # its length alone is compared: it is memory
+        files[-1].write_bytes(b"\x55" * files[-1].stat().st_size)
+
+
+@pytest.mark.parametrize("how", some(2, "memory cut", "memory spoilt", "all cut", "gone", "changed"))
+def test_what_can_t_be_brought_back_starts_anew(town: Town, tier: str, how: str) -> None:
     name = f"torn-{tier}"
     deployed(town, name, tier)
     first = town.json(name)
     town.house.client.sleep(name, "deep")
-    for file in kept(town)[0].parent.joinpath("image").iterdir():
-        file.write_bytes(file.read_bytes()[:1000])
+    damage(kept(town)[0].parent / "image", how)
     seen = town.json(name)
     assert seen["count"] == 1 and seen["sum"] != first["sum"] and not kept(town)
+    until(lambda: "started anew (" in why_awake(town, name))
+    assert "no longer holds" not in why_awake(town, name)
 
 
 @pytest.fixture

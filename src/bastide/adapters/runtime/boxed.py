@@ -18,7 +18,7 @@ from bastide.adapters.isolation.tree import connect_path
 from bastide.adapters.runtime import boxkept, boxline, boxsaving, proc
 from bastide.adapters.runtime.http import ask
 from bastide.adapters.threads import to_the_end
-from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, Unsupported
+from bastide.domain.errors import BastideError, EngineLost, EngineStartFailed, StateLost, Unsupported
 from bastide.domain.instances import Footprint, LaunchSpec, ToldDigest
 from bastide.domain.isolation import Box, Tier
 from bastide.domain.lifecycle import Rung
@@ -29,6 +29,8 @@ from bastide.ports.isolation import Isolation
 KNOCK_S = 0.002
 PROBE_S = 0.01  # between two looks whether an app that starts is well; grows to PROBE_S_MAX
 PROBE_S_MAX = 0.04
+BACK_S = 10.0  # for one that was brought back to be well again, and for each byte of it as a slow disk needs
+BACK_BYTES_PER_S = 50e6
 PROCESSES_MAX = 1024  # of an app, where it can be enforced: a fork bomb stays its own
 LOG_BYTES_MAX = 4 * 2**20
 
@@ -80,7 +82,10 @@ class Boxes:
         return launch.box, found
 
     async def order(self, launch: LaunchSpec) -> dict[str, Any]:
-        """What the keeper is told. It never hears what the app is told in confidence."""
+        """What the keeper is told. It never hears what the app is told in confidence.
+
+        Raises StateLost where it was to be brought back, and can't be: it starts anew.
+        """
         await self.ready(frozenset())
         box, isolation = self.of(launch)
         limited = dataclasses.replace(box, limits=dataclasses.replace(box.limits, processes=PROCESSES_MAX))
@@ -90,6 +95,9 @@ class Boxes:
             if launch.egress:
                 box = await self._with_exit(launch, box)
             kept = self.keeps(launch)
+            if kept and (harm := await asyncio.to_thread(boxkept.harm, launch)):
+                await asyncio.to_thread(boxsaving.forget, launch)
+                raise StateLost(f"what was kept of it can't be used: {harm}")
             prepared = await to_the_end(self._prepared, launch, box, isolation, kept)
             if kept:
                 isolation.begin_again(box)
@@ -164,17 +172,24 @@ class Boxes:
     async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
         """Tell the box what to run, and return once that is well. Raises EngineStartFailed with why not.
 
-        One that was kept runs already, and knows.
+        One that was kept runs already, and knows. It was well: it has little time to be so again, as it can start anew.
         """
-        if self.keeps(launch):
-            await boxsaving.until_it_answers(lambda: self.address(launch, pid, "agent"), died, KNOCK_S)
-        else:
+        if not self.keeps(launch):
             await self.begin(launch, pid, died)
+            await self._well(launch, pid, died)
+            return
+        limit_s = BACK_S + boxkept.image_bytes(launch) / BACK_BYTES_PER_S
+        try:
+            async with asyncio.timeout(limit_s):
+                await boxsaving.until_it_answers(lambda: self.address(launch, pid, "agent"), died, KNOCK_S)
+                await self._well(launch, pid, died)
+        except TimeoutError:
+            raise StateLost(f"its processes were not well again within {limit_s:.0f} s") from None
+
+    async def _well(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
+        """Until it is well, or has died."""
         wait_s = PROBE_S
-        while not died.done():
-            wrong = await self.unwell(launch, pid)
-            if wrong is None:
-                return
+        while not died.done() and await self.unwell(launch, pid) is not None:
             await asyncio.wait((died,), timeout=wait_s)
             wait_s = min(PROBE_S_MAX, wait_s * 1.3)
 

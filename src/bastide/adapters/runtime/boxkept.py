@@ -5,6 +5,7 @@ It names no secret: of what an app was told in confidence it holds salted digest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,7 +19,8 @@ from bastide.domain.instances import LaunchSpec, ToldDigest
 
 WHOLE = "whole"  # what is laid last: without it nothing here is believed
 TAKEN = "taken"  # laid when it is brought back: from then on it may be of the past
-FORMAT = 1
+FORMAT = 2
+READ_WHOLE_BYTES_MAX = 1 << 20  # larger files hold memory, which is trusted as swap is: their length alone is compared
 _BOX = (
     "name",
     "tier",
@@ -42,6 +44,12 @@ def image_of(launch: LaunchSpec) -> Path:
     return Path(launch.state_directory) / "image"
 
 
+def image_bytes(launch: LaunchSpec) -> int:
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in image_of(launch).iterdir())
+    return 0
+
+
 def digest_of(told: tuple[tuple[str, str], ...]) -> ToldDigest:
     salt = secrets.token_hex(16)
     return ToldDigest(salt, tuple((name, ToldDigest.of(salt, name, value)) for name, value in told))
@@ -54,7 +62,7 @@ def lay(launch: LaunchSpec, programs: str, told: ToldDigest | None) -> None:
         "boot": proc.boot_id(),
         "programs": programs,
         "launch": _fingerprint(launch),
-        "files": _sizes(launch),
+        "files": _files(launch),
         "told": dataclasses.asdict(told) if told is not None else None,
     }
     part = Path(launch.state_directory) / f"{WHOLE}.part"
@@ -76,7 +84,7 @@ def believed(launch: LaunchSpec, programs: str) -> ToldDigest | None:
         if (folder / TAKEN).exists() or about["format"] != FORMAT or about["told"] is None:
             return None
         same = (about["boot"], about["programs"], about["launch"]) == (proc.boot_id(), programs, _fingerprint(launch))
-        if not same or about["files"] != _sizes(launch):
+        if not same or about["files"] != _files(launch):
             return None
         told = about["told"]
         return ToldDigest(str(told["salt"]), tuple((str(name), str(digest)) for name, digest in told["digests"]))
@@ -84,8 +92,26 @@ def believed(launch: LaunchSpec, programs: str) -> ToldDigest | None:
         return None
 
 
-def _sizes(launch: LaunchSpec) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(image_of(launch).iterdir())}
+def harm(launch: LaunchSpec) -> str | None:
+    """What is wrong with what is kept: it is not what was laid. None: it is."""
+    try:
+        was = json.loads((Path(launch.state_directory) / WHOLE).read_text())["files"]
+        now = _files(launch)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it can't be read: {error}"
+    changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+    return f"{', '.join(changed[:3])} on disk changed since it was laid there" if changed else None
+
+
+def _files(launch: LaunchSpec) -> dict[str, str]:
+    """By name: its length, and a digest where that costs next to nothing."""
+    found = {}
+    for file in sorted(image_of(launch).iterdir()):
+        size = file.stat().st_size
+        found[file.name] = str(size)
+        if size <= READ_WHOLE_BYTES_MAX:
+            found[file.name] += f" {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    return found
 
 
 def _fingerprint(launch: LaunchSpec) -> str:
