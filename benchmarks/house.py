@@ -19,7 +19,7 @@ from bastide.adapters.link.unix import connect
 from bastide.domain.errors import BastideError
 from bastide.sdk.client import Client
 from bastide.wiring.places import Places
-from bastide.wiring.up import probe, read_running
+from bastide.wiring.running import probe, read_running
 from benchmarks.instruments import Stream
 
 START_S_MAX = 60.0

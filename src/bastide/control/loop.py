@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bastide.domain.apps import Build, build_inputs
+from bastide.control.preparing import Preparations
 from bastide.domain.decisions import Decision
 from bastide.domain.errors import BastideError, Unavailable
-from bastide.domain.instances import Assignment, InstanceReport, RungFact, WeightFile
+from bastide.domain.instances import Assignment, InstanceReport, RungFact
 from bastide.domain.lifecycle import Phase
 from bastide.domain.plan import (
     Action,
@@ -82,7 +82,7 @@ class ControlLoop:
         builds: Builds | None = None,
     ) -> None:
         self.builds = builds
-        self._store, self._node, self._weights, self._engines = store, node, weights, engines
+        self._store, self._node = store, node
         self.budget_bytes, self._changed, self._clock = budget_bytes, changed, clock
         self.services: dict[tuple[str, str], DesiredService] = {
             (service.spec.project, service.spec.name): service for service in store.services()
@@ -94,11 +94,7 @@ class ControlLoop:
         self.confirmed = False
         self.synced = False  # whether what the node has is known
         self._assigned: dict[str, Assignment] = {}
-        self._files: dict[str, WeightFile] = {}
-        self._built: dict[tuple[object, ...], Build] = {}
-        self._building: set[tuple[object, ...]] = set()
         self._letting_go: set[str] = set()
-        self._fetching: set[str] = set()
         self._proving: set[str] = set()
         self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +102,9 @@ class ControlLoop:
         self._watchers: set[asyncio.Event] = set()
         self._decisions: deque[Decision] = deque()
         self._learned: dict[tuple[str, str], RungFact] = {}
+        self._preparations = Preparations(
+            self, self._spawn, weights, engines, builds, lambda: self.budget_bytes, self._clock
+        )
 
     # --- what happens outside --------------------------------------------------------------------------------------
 
@@ -163,7 +162,7 @@ class ControlLoop:
 
     def forget_weights(self, url: str) -> None:
         """They are no longer on the node."""
-        self._files.pop(url, None)
+        self._preparations.files.pop(url, None)
 
     # --- desired state ---------------------------------------------------------------------------------------------
 
@@ -244,7 +243,7 @@ class ControlLoop:
         for refusal in refusals:
             if isinstance(refusal.action, Assign):
                 a = refusal.action.assignment
-                self._fail(a.spec.project, a.spec.name, refusal.reason)
+                self.fail(a.spec.project, a.spec.name, refusal.reason)
         allowed = tuple(action for action in actions if id(action) not in refused)
         await self._apply(allowed)
         return allowed
@@ -265,15 +264,10 @@ class ControlLoop:
         )
         for service in self.services.values():
             for spec in (service.spec, service.serving_spec):
-                if spec is not None and spec.model is not None and spec.model.url not in self._files:
-                    file = self._weights.resolve(spec.model)
-                    if file is not None:
-                        self._files[spec.model.url] = file
-                if spec is not None and spec.app is not None and self.builds is not None:
-                    inputs = build_inputs(spec.app)
-                    if inputs not in self._built and (build := self.builds.resolve(spec.app)) is not None:
-                        self._built[inputs] = build
-        return Snapshot(tuple(self.services.values()), present, self._files, self._clock.now_s(), self._built)
+                if spec is not None:
+                    self._preparations.look(spec)
+        known = self._preparations
+        return Snapshot(tuple(self.services.values()), present, known.files, self._clock.now_s(), known.built)
 
     def _known(self, snapshot: Snapshot) -> Known:
         return Known(
@@ -306,9 +300,13 @@ class ControlLoop:
         for action in actions:
             match action:
                 case FetchWeights():
-                    self._fetch(action)
+                    if self._preparations.fetches(self.services[action.project, action.service].spec):
+                        self.note(self.services[action.project, action.service].spec, "fetch weights", action.reason)
                 case MakeBuild():
-                    self._make(action)
+                    service = self.services[action.project, action.service]
+                    spec = service.spec if service.rolling else service.serving_spec or service.spec
+                    if self._preparations.makes(spec):
+                        self.note(spec, "build", action.reason)
                 case Prove():
                     if action.instance not in self._proving:
                         self._proving.add(action.instance)
@@ -333,7 +331,7 @@ class ControlLoop:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _fail(self, project: str, name: str, reason: str) -> None:
+    def fail(self, project: str, name: str, reason: str) -> None:
         service = self.services.get((project, name))
         if service is None or not service.rolling:
             return
@@ -349,92 +347,9 @@ class ControlLoop:
         self.work[key] = Work(text, fraction, old.since_s if old is not None else self._clock.now_s())
         self.told()
 
-    def _fetch(self, action: FetchWeights) -> None:
-        spec = self.services[action.project, action.service].spec
-        if spec.model is not None and spec.model.url not in self._fetching:
-            self._fetching.add(spec.model.url)
-            self.note(spec, "fetch weights", action.reason)
-            self._spawn(self._fetch_weights(spec))
-
-    async def _fetch_weights(self, spec: ServiceSpec) -> None:
-        assert spec.model is not None
-        url = spec.model.url
-        loop = asyncio.get_running_loop()
-        told_s = 0.0
-
-        def tell(done_bytes: int, total_bytes: int | None) -> None:
-            nonlocal told_s
-            if self._clock.monotonic_s() - told_s < 0.1 and done_bytes != total_bytes:
-                return
-            told_s = self._clock.monotonic_s()
-            text = f"fetching weights, {format_bytes(done_bytes)}"
-            text += f" of {format_bytes(total_bytes)}" if total_bytes else ""
-            fraction = done_bytes / total_bytes if total_bytes else None
-            loop.call_soon_threadsafe(self._progress_of_url, url, text, fraction)
-
-        try:
-            file = await asyncio.to_thread(self._weights.fetch, spec.model, self.budget_bytes, tell)
-            engine = self._engines["llama.cpp" if spec.engine == "auto" else spec.engine]
-            reason = engine.refuses(spec, file)
-            if reason is not None:
-                self._fail(spec.project, spec.name, reason)
-            self._files[url] = file
-        except BastideError as error:
-            self._fail_all_of(url, error.message)
-        except Exception as error:
-            # A fault of ours must end the rollout: fetched again at once, it would keep a core busy for ever.
-            _log.exception("weights of %s", url)
-            self._fail_all_of(
-                url, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}"
-            )
-        finally:
-            self._fetching.discard(url)
-            self.hint()
-
-    def _fail_all_of(self, url: str, reason: str) -> None:
-        for key, service in list(self.services.items()):
-            if service.rolling and service.spec.model is not None and service.spec.model.url == url:
-                self._fail(*key, reason)
-
-    def _progress_of_url(self, url: str, text: str, fraction: float | None) -> None:
-        for key, service in self.services.items():
-            if service.rolling and service.spec.model is not None and service.spec.model.url == url:
-                self.progress(key, text, fraction)
-
-    def _make(self, action: MakeBuild) -> None:
-        service = self.services[action.project, action.service]
-        spec = service.spec if service.rolling else service.serving_spec or service.spec
-        if spec.app is not None and build_inputs(spec.app) not in self._building:
-            self._building.add(build_inputs(spec.app))
-            self.note(spec, "build", action.reason)
-            self._spawn(self._make_build(spec, action.generation))
-
-    async def _make_build(self, spec: ServiceSpec, generation: int) -> None:
-        app, key = spec.app, (spec.project, spec.name)
-        assert app is not None
-        loop = asyncio.get_running_loop()
-        try:
-            if self.builds is None:
-                raise Unavailable("apps can't be built here")
-
-            def told(line: str) -> None:
-                loop.call_soon_threadsafe(self.progress, key, f"building: {line}", None)
-
-            build = await asyncio.to_thread(self.builds.build, app, told)
-            self._built[build_inputs(app)] = build
-            self.note(spec, "build", f"{build.reason}; {format_bytes(build.build_bytes)}")
-        except BastideError as error:
-            self._fail(*key, error.message)
-        except Exception as error:
-            _log.exception("the build of %s", spec.name)
-            self._fail(*key, f"a fault in Bastide itself, its log has the details: {type(error).__name__}: {error}")
-        finally:
-            self._building.discard(build_inputs(app))
-            self.hint()
-
     def forget_builds(self) -> None:
         """Some were collected: look again what is there."""
-        self._built.clear()
+        self._preparations.built.clear()
         self.hint()
 
     async def _prove(self, action: Prove) -> None:
@@ -456,7 +371,7 @@ class ControlLoop:
         except LinkLost:
             pass  # the agent went away: it is planned again when it is back
         except BastideError as error:
-            self._fail(action.project, action.service, error.message)
+            self.fail(action.project, action.service, error.message)
         finally:
             self._proving.discard(action.instance)
             self.hint()

@@ -16,16 +16,16 @@ from bastide.domain.lifecycle import Rung
 from bastide.domain.units import format_bytes
 
 TEST_BYTES = 24 * 2**20
-KEEPER = Path(proc.__file__).with_name("keeper.py")
+PAGING = Path(proc.__file__).with_name("paging.py")
 # A process that holds TEST_BYTES of compressible memory, pages itself out when told, and touches all of it again.
 _SUBJECT = """
 import sys, importlib.util
-spec = importlib.util.spec_from_file_location("keeper", sys.argv[1])
-keeper = importlib.util.module_from_spec(spec); spec.loader.exec_module(keeper)
+spec = importlib.util.spec_from_file_location("paging", sys.argv[1])
+paging = importlib.util.module_from_spec(spec); spec.loader.exec_module(paging)
 held = bytearray(b"bastide!" * (int(sys.argv[2]) // 8))
 print("ready", flush=True)
 for line in sys.stdin:
-    if line == "out\\n": keeper.page_out_self()
+    if line == "out\\n": paging.page_out_self()
     else: sum(held[::4096])
     print("done", flush=True)
 """
@@ -46,7 +46,7 @@ def test_rungs() -> tuple[RungTest, ...]:
     """Try every rung that keeps a process. Takes about a tenth of a second."""
     areas = proc.swap_areas()
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _SUBJECT, str(KEEPER), str(TEST_BYTES)],
+        [sys.executable, "-I", "-S", "-c", _SUBJECT, str(PAGING), str(TEST_BYTES)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

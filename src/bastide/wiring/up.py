@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -30,7 +28,9 @@ import msgspec
 
 from bastide.domain.errors import Conflict, InvalidRequest, Unavailable
 from bastide.wiring.launch import Launch
+from bastide.wiring.listeners import hang_up, listen_at, open_door
 from bastide.wiring.places import Places
+from bastide.wiring.running import answers, end_keeper, last_line, probe, read_running, start_ticks
 
 READY_S_MAX = 60.0
 STOP_S_MAX = 15.0
@@ -117,7 +117,7 @@ class Supervisor:
         running = read_running(self.places)
         if running is None:
             return
-        left = [entry for entry in running.get("processes", []) if _start_ticks(entry["pid"]) == entry["start_ticks"]]
+        left = [entry for entry in running.get("processes", []) if start_ticks(entry["pid"]) == entry["start_ticks"]]
         for entry in left:
             # These are killed, not told: told to end, they would take their engines and sandboxes with them.
             number = signal.SIGKILL if entry["role"] in ("agent", "sandboxes") else signal.SIGTERM
@@ -125,7 +125,7 @@ class Supervisor:
                 os.kill(entry["pid"], number)
         deadline = time.monotonic() + STOP_S_MAX
         for entry in left:
-            while _start_ticks(entry["pid"]) == entry["start_ticks"]:
+            while start_ticks(entry["pid"]) == entry["start_ticks"]:
                 if time.monotonic() > deadline:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(entry["pid"], signal.SIGKILL)
@@ -161,7 +161,7 @@ class Supervisor:
         file.write_bytes(msgspec.json.encode(self.launch))
         file.chmod(0o600)
         descriptor = self._listener.fileno()
-        self._door = _open_door(self.places)
+        self._door = open_door(self.places)
         door = self._door.fileno()
         self._processes = [_Process("agent", (str(file),)), _Process("control", (str(file),))]
         self._processes += [
@@ -176,7 +176,7 @@ class Supervisor:
 
     def _sandboxes(self, file: Path) -> _Process:
         """Costs nothing until the first sandbox is asked for; at once where some of an earlier life are to be looked after."""
-        sockets = tuple(_listen_at(path) for path in (self.places.sandboxes_http, self.places.sandboxes_doors))
+        sockets = tuple(listen_at(path) for path in (self.places.sandboxes_http, self.places.sandboxes_doors))
         numbers = tuple(line.fileno() for line in sockets)
         process = _Process("sandboxes", (str(file), *map(str, numbers)), numbers)
         self._held = sockets
@@ -201,7 +201,7 @@ class Supervisor:
 
     def _write_running(self) -> None:
         entries = [
-            {"role": p.role, "pid": p.running.pid, "start_ticks": _start_ticks(p.running.pid)}
+            {"role": p.role, "pid": p.running.pid, "start_ticks": start_ticks(p.running.pid)}
             for p in self._processes
             if p.running is not None
         ]
@@ -219,14 +219,14 @@ class Supervisor:
                 if process.running is not None and process.running.poll() is not None and process.restarts == 0:
                     raise Unavailable(
                         f"the {process.role} process ended with status {process.running.returncode} at its start; "
-                        f"it last said: {_last_line(self.places.logs / f'{process.role}.log')}"
+                        f"it last said: {last_line(self.places.logs / f'{process.role}.log')}"
                     )
             if time.monotonic() > deadline:
                 raise Unavailable(f"Bastide was not ready within {READY_S_MAX:.0f} s; see {self.places.logs}")
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:
-        return probe(self.launch.url, "/readyz") and _answers(self.places.control_http)
+        return probe(self.launch.url, "/readyz") and answers(self.places.control_http)
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Supervisor:
                     process.restarts += 1
                     self.say(f"the {process.role} process ended (status {status}); starting it again")
                     if process.role == "sandboxes" and process.wait_s > HANG_UP_FROM_S:
-                        _hang_up(self._held)
+                        hang_up(self._held)
                 if (process.is_due or self._unwritten) and now_s >= process.restart_at_s:
                     self._start_again(process, now_s)
             pauses = [p.restart_at_s - now_s for p in self._processes if p.is_due or self._unwritten]
@@ -294,8 +294,8 @@ class Supervisor:
                     running.kill()
                     running.wait()
         if self._listener is not None:
-            _end_keeper(self.places.keeper_socket)
-            _end_keeper(self.places.boxes_keeper_socket)
+            end_keeper(self.places.keeper_socket)
+            end_keeper(self.places.boxes_keeper_socket)
         for line in (*self._held, *((self._door,) if self._door is not None else ())):
             line.close()
         if self._listener is not None:
@@ -305,110 +305,6 @@ class Supervisor:
                 shutil.rmtree(self.places.memory_state, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
-
-
-def probe(url: str, path: str) -> bool:
-    """Whether GET url+path answers 200."""
-    parts = urlsplit(url)
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl._create_unverified_context()  # only asks our own process whether it is up
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=2.0, context=context)
-    else:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2.0)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _listen_at(path: str) -> socket.socket:
-    """A listening Unix socket that outlives whoever serves it: who connects meanwhile waits."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.bind(path)
-    line.listen(256)
-    return line
-
-
-def _open_door(places: Places) -> socket.socket:
-    """The way to the gateway for what runs in boxes: whoever is shown the directory may connect, and needs a key."""
-    places.door.mkdir(mode=0o755, exist_ok=True)
-    places.door.chmod(0o755)
-    line = _listen_at(str(places.door / "gateway"))
-    (places.door / "gateway").chmod(0o666)
-    return line
-
-
-def _hang_up(listeners: tuple[socket.socket, ...]) -> None:
-    """End the wait of everyone who has connected: they are told that nobody answers, and may ask again."""
-    for listener in listeners:
-        listener.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                listener.accept()[0].close()
-        listener.setblocking(True)
-
-
-def _answers(socket_path: str) -> bool:
-    """Whether somebody listens there: a killed control leaves its socket's file behind."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-        try:
-            line.connect(socket_path)
-        except OSError:
-            return False
-        return True
-
-
-def _end_keeper(socket_path: str) -> None:
-    """An agent ends its keeper itself; one that was killed, or not ready yet, could not."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line, contextlib.suppress(OSError):
-        line.settimeout(STOP_S_MAX)
-        line.connect(socket_path)
-        line.sendall(b'{"n":0,"op":"quit"}\n')
-        while line.recv(4096):
-            pass
-
-
-def read_running(places: Places) -> dict[str, Any] | None:
-    """What `running.json` says; None where nothing was written, or it is damaged."""
-    try:
-        found: dict[str, Any] = json.loads(places.running.read_text())
-        return found
-    except (OSError, ValueError):
-        return None
-
-
-def is_running(places: Places) -> bool:
-    """Whether a Bastide holds this data directory's lock."""
-    try:
-        with open(places.lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-
-
-def _start_ticks(pid: int) -> int | None:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return "nothing"
-    return lines[-1] if lines else "nothing"
 
 
 def check_listen(text: str) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 
-from bastide.adapters.runtime import keeper
+from bastide.adapters.runtime import paging
 
 
 def descendants(pid: int) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ def page_out(pids: tuple[int, ...]) -> str | None:
     reasons = []
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            reasons.append(keeper.page_out_other(pid))
+            reasons.append(paging.page_out_other(pid))
     return reasons[0] if reasons and all(reason is not None for reason in reasons) else None
 
 

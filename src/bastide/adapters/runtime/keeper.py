@@ -22,19 +22,13 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from types import ModuleType
 from typing import Any
 
 LOCK_S_MAX = 2.0
-PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-MADV_PAGEOUT = 21
-SYS_PIDFD_OPEN = 434
-SYS_PROCESS_MADVISE = 440
 BOX_LOG_BYTES_MAX = 256 * 1024  # of what a box's tools say; what the program inside says goes another way
-OOM_SCORE = "500"  # engines go before Bastide's own processes when memory runs out
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +40,9 @@ def neighbour(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+paging, enginestart = neighbour("paging"), neighbour("enginestart")
 
 
 def keep_log(path: str, said: bytes, bytes_max: int) -> None:
@@ -91,100 +88,6 @@ def start_ticks(pid: int) -> int:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def mappings(pid: str) -> list[tuple[int, int]]:
-    """Address ranges worth paging out: (start, length) in bytes."""
-    ranges = []
-    with open(f"/proc/{pid}/maps", "rb") as file:
-        for line in file:
-            span, flags, *_ = line.split(maxsplit=5)
-            name = line.split(maxsplit=5)[5].strip() if len(line.split(maxsplit=5)) > 5 else b""
-            if name.startswith(b"[v") or flags[:1] != b"r":
-                continue
-            start, _, end = span.partition(b"-")
-            ranges.append((int(start, 16), int(end, 16) - int(start, 16)))
-    return ranges
-
-
-def page_out_self() -> None:
-    """Give back every page that can be given back. Needs no right; only the process itself may do so without one."""
-    for start, length in mappings("self"):
-        LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_PAGEOUT)
-
-
-class Span(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def page_out_other(pid: int) -> str | None:
-    """The same for another process, with CAP_SYS_NICE. Returns why not, or None."""
-    handle = LIBC.syscall(SYS_PIDFD_OPEN, pid, 0)
-    if handle < 0:
-        return os.strerror(ctypes.get_errno())
-    try:
-        worked, error = 0, 0
-        for start, length in mappings(str(pid)):
-            span = Span(start, length)
-            if LIBC.syscall(SYS_PROCESS_MADVISE, handle, ctypes.byref(span), 1, MADV_PAGEOUT, 0) >= 0:
-                worked += 1
-            else:
-                error = ctypes.get_errno()
-        return None if worked else f"process_madvise: {os.strerror(error)} (CAP_SYS_NICE is needed)"
-    finally:
-        os.close(handle)
-
-
-def become_engine(launch: dict[str, Any], module: ModuleType | None, events: int, orders: int, keeper: int) -> None:
-    """In the fork: leave everything of the keeper behind, then be the engine. Never returns."""
-    code = 70
-    try:
-        signal.set_wakeup_fd(-1)
-        for inherited in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(inherited, signal.SIG_DFL)
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != keeper:
-            os._exit(code)  # it ended before the kernel was asked to end us with it
-        os.setsid()
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(OOM_SCORE)
-        log = os.open(launch["log"] or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        # Everything we keep goes to a low number, then the rest is closed: no socket of the keeper lives on in an engine.
-        high = [fcntl.fcntl(number, fcntl.F_DUPFD, 100) for number in (nothing, log, log, events, orders)]
-        for low, number in enumerate(high):
-            os.dup2(number, low)
-        os.closerange(5, 65536)
-        os.environ.update(dict(launch["environment"]))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(launch["socket"])
-        if launch["state_directory"]:
-            os.makedirs(launch["state_directory"], mode=0o700, exist_ok=True)
-        if module is None:
-            os.set_inheritable(3, False)
-            os.set_inheritable(4, False)
-            os.execve(launch["argv"][0], launch["argv"], os.environ)
-
-        def obey() -> None:
-            while os.read(4, 1) == b"p":
-                page_out_self()
-                os.write(3, b"p")
-
-        def ready() -> None:
-            threading.Thread(target=obey, daemon=True).start()
-            os.write(3, b"r")
-
-        def wait() -> None:
-            while True:
-                signal.pause()
-
-        module.run(launch["config"], ready, wait)
-        code = 0
-    except BaseException as error:
-        with contextlib.suppress(BaseException):
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(code)
 
 
 class Keeper:
@@ -307,7 +210,7 @@ class Keeper:
             if child.launch["child"]:
                 os.write(child.orders, b"p")
                 return {"later": True}
-            reason = page_out_other(child.pid)
+            reason = paging.page_out_other(child.pid)
             if reason is not None:
                 return {"error": reason}
         return {}
@@ -385,7 +288,7 @@ class Keeper:
         keeper = os.getpid()
         pid = os.fork()
         if pid == 0:
-            become_engine(launch, module, event_write, order_read, keeper)
+            enginestart.become_engine(launch, module, event_write, order_read, keeper, paging.page_out_self)
         os.close(event_write)
         os.close(order_read)
         child = Child(launch, pid, event_read, order_write)
