@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bastide.adapters.runtime import boxsaving, logs, proc, promptcache
+from bastide.adapters.runtime import boxsaving, logs, proc, promptcache, readahead
 from bastide.adapters.runtime.boxed import Boxes
 from bastide.adapters.runtime.http import ask
 from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
@@ -38,7 +37,6 @@ from bastide.ports.runtime import Progress, Runtime
 _log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
 ANSWER_S_MAX = 30.0
-READ_AHEAD_BYTES = 16 * 2**20
 KEEPERS_MAX = 3  # how many may end under one start
 
 
@@ -100,7 +98,7 @@ class ProcessRuntime(Runtime):
         return await self._start(launch, progress)
 
     async def _start(self, launch: LaunchSpec, progress: Progress) -> ProcessIdentity:
-        reading = asyncio.create_task(self._read_ahead(launch, progress))
+        reading = asyncio.create_task(readahead.read_ahead(launch.read_ahead, progress))
         try:
             logs.trim(launch.log)
             promptcache.make_private(launch.state_directory)
@@ -375,18 +373,6 @@ class ProcessRuntime(Runtime):
         lines = logs.tail(launch.log, 8)
         return "; it last said: " + " | ".join(lines) if lines else "; it said nothing"
 
-    async def _read_ahead(self, launch: LaunchSpec, progress: Progress) -> None:
-        """Have the weights in the page cache: reading in order is several times faster than by page faults."""
-        for path in launch.read_ahead:
-            share = await asyncio.to_thread(proc.cached_share, path)
-            if share > 0.95:
-                continue
-            with contextlib.suppress(OSError):
-                size = os.stat(path).st_size
-                for start in range(0, size, READ_AHEAD_BYTES):
-                    await asyncio.to_thread(_read_part, path, start)
-                    progress("loading weights", min(1.0, (start + READ_AHEAD_BYTES) / size))
-
     async def _save(self, engine: _Engine) -> None:
         """Keep the prompt cache, or an app's processes; on any trouble simply don't: a deep wake without is slower, never wrong."""
         if engine.launch.box is not None and engine.identity is not None:
@@ -437,12 +423,3 @@ class ProcessRuntime(Runtime):
             task = asyncio.ensure_future(self._tell_died(instance, full, not engine.lost_keeper))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
-
-
-def _read_part(path: str, start: int) -> None:
-    """Read and forget; what stays is the page cache."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        left = READ_AHEAD_BYTES
-        while left > 0 and (data := file.read(min(left, 2**20))):
-            left -= len(data)
