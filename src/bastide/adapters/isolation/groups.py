@@ -7,6 +7,7 @@ here pretends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from bastide.domain.isolation import Limits
 CONTROLLERS = {"memory": "memory", "cpu": "cpu", "processes": "pids"}
 PERIOD_US = 100_000
 GONE_S_MAX = 2.0
+ASIDE = "supervisor"  # where Bastide's own processes go below a group that is delegated to it
 
 
 class Groups:
@@ -47,7 +49,7 @@ class Groups:
             if wanted and name not in self._roots:
                 return (
                     f"a limit on {name} can't be enforced here: no control group for it is ours to use. Run Bastide as "
-                    "root, or under systemd with Delegate=yes and DelegateSubgroup=supervisor, or leave the limit out"
+                    "root, or under systemd with Delegate=yes, or leave the limit out"
                 )
         return None
 
@@ -175,28 +177,55 @@ class Groups:
         return roots
 
     def _unified(self) -> dict[str, Path]:
-        """Version 2: below the group that was delegated to us, else, for root, below the top."""
-        own = next(
-            (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/"
-        )
-        candidates = [self._mount / own.lstrip("/")]
-        candidates += [candidates[0].parent] if own != "/" else []
-        candidates += [self._mount] if os.getuid() == 0 else []
-        for parent in candidates:
+        """Version 2: below a group that is ours to divide; where several are, below the one that offers most."""
+        offers: list[tuple[Path, list[str]]] = []
+        for parent in self._parents():
+            with contextlib.suppress(OSError):
+                offered = (parent / "cgroup.controllers").read_text().split()
+                offers.append((parent, [word for word in CONTROLLERS.values() if word in offered]))
+        for parent, wanted in sorted(offers, key=lambda offer: -len(offer[1])):
             root = parent / f"bastide-{self._folder}"
-            try:
-                offered = set((parent / "cgroup.controllers").read_text().split())
-                wanted = [word for word in ("memory", "cpu", "pids") if word in offered]
+            with contextlib.suppress(OSError):
                 if not wanted:
                     continue
-                (parent / "cgroup.subtree_control").write_text(" ".join(f"+{word}" for word in wanted))
+                self._divide(parent, wanted)
                 root.mkdir(exist_ok=True)
                 (root / "cgroup.subtree_control").write_text(" ".join(f"+{word}" for word in wanted))
-            except OSError:
-                continue
-            roots = {name: root for name, word in CONTROLLERS.items() if word in wanted}
-            return {**roots, "freezer": root}
+                return {**{name: root for name, word in CONTROLLERS.items() if word in wanted}, "freezer": root}
         return {}
+
+    def _parents(self) -> list[Path]:
+        """Groups that we may divide: what systemd or a container gave to us, what our user owns, for root the top."""
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = self._mount / next((line[3:] for line in lines if line.startswith("0::")), "/").lstrip("/")
+        near = [own, *([own.parent] if own != self._mount else [])]
+        user = os.getuid()
+        ours = [path for path in near if self._is_given(path)]
+        ours += [path for path in near if user and path.exists() and path.stat().st_uid == user]
+        return list(dict.fromkeys([*ours, *([self._mount] if user == 0 else [])]))
+
+    def _is_given(self, path: Path) -> bool:
+        """Whether systemd says that this group is delegated, or it is all that a container sees."""
+        for name in ("trusted.delegate", "user.delegate"):
+            with contextlib.suppress(OSError):
+                if os.getxattr(path, name) == b"1":
+                    return True
+        return path == self._mount and (path / "cgroup.type").exists()  # the machine's own top has no type
+
+    def _divide(self, parent: Path, wanted: list[str]) -> None:
+        """Let its children be limited. One that was given to us is divided only while nobody is in it: who is steps aside."""
+        words = " ".join(f"+{word}" for word in wanted)
+        try:
+            (parent / "cgroup.subtree_control").write_text(words)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not self._is_given(parent):
+                raise
+            aside = parent / ASIDE
+            aside.mkdir(exist_ok=True)
+            for pid in (parent / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (aside / "cgroup.procs").write_text(pid)
+            (parent / "cgroup.subtree_control").write_text(words)
 
     def _limit_split(self, name: str, limits: Limits) -> None:
         if "memory" in self._roots:
