@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations over the connection it is given by adapters/store/sqlite.py."""
+"""Alembic's entry: runs the migrations over the connection it is given by adapters/store/sqlitefile.py."""
 
 from alembic import context
 
