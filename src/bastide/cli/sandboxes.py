@@ -52,6 +52,7 @@ def create(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="What it may hold, such as 512MiB.")] = None,
     cpu: Annotated[float | None, typer.Option(help="Cores.")] = None,
+    processes: Annotated[int | None, typer.Option(help="How many there may be at once, threads counted.")] = None,
     disk: Annotated[str | None, typer.Option(help="Size of its home, such as 1GiB; held in memory.")] = None,
     tier: Annotated[str | None, typer.Option(help="gvisor (default) or namespace; never lowered unasked.")] = None,
     json: JsonOption = False,
@@ -59,7 +60,7 @@ def create(
     """Make one; prints its id."""
     made = Sandbox.create(
         template, timeout=timeout, env=_pairs(env, "--env"), metadata=_pairs(metadata, "--metadata"), egress=egress, egress_tier=egress_tier,
-        memory=memory, cpu=cpu, disk=disk, tier=tier, client=client_of(context),
+        memory=memory, cpu=cpu, processes=processes, disk=disk, tier=tier, client=client_of(context),
     )  # fmt: skip
     if json:
         as_json(made.about)
