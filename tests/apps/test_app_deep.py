@@ -18,6 +18,7 @@ from app_town import Town
 from escapes import ATTEMPTS
 from house import until
 
+from bastide.adapters.isolation.tree import descendants
 from bastide.domain.isolation import Tier
 from bastide.wiring.isolation import examined
 from bastide.wiring.places import Places
@@ -47,7 +48,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the host's that anybody may read, if they can see it."""
     file = tmp_path_factory.mktemp("canary") / "canary"
     file.write_text("canary")
-    for folder in (file, *file.parents[:3]):
+    for folder in (file, *file.parents[:4]):
         if folder.stat().st_uid == os.getuid():
             folder.chmod(folder.stat().st_mode | 0o055)
     return file
@@ -277,15 +278,16 @@ def test_walls_stand_in_a_box_that_was_brought_back(town: Town, canary: Path) ->
         assert "TRIED" in said, f"the attempt did not run: {said}"
 
 
-@pytest.mark.parametrize("word", ["dump", "restore"])
-def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str) -> None:
-    name = f"killed-{word}"
+@pytest.mark.parametrize(("word", "begun"), [("dump", 1), ("restore", 1), ("restore", 2)])
+def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str, begun: int) -> None:
+    """`begun`: how many of it there are by then. A second one is a process that it is bringing back: that waits for it."""
+    name = f"killed-{word}-{begun}"
     if not keeps_namespace():
         pytest.skip("the namespace tier can't save processes here: CRIU does not hold")
     assert not town.deploy(name, {"main.py": COUNTER.replace("8_000_000", "120_000_000")})["failed"]
     first = town.json(name)
     killed = threading.Event()
-    killer = threading.Thread(target=_kill_criu, args=(word, killed))
+    killer = threading.Thread(target=_kill_criu, args=(town, word, begun, killed))
     killer.start()
     try:
         town.house.client.sleep(name, "deep")
@@ -298,12 +300,19 @@ def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str) ->
     assert not list((town.house.data / "isolation/apps/bundles").glob("*/image/*")), "nothing of its memory stays"
 
 
-def _kill_criu(word: str, over: threading.Event) -> None:
-    """The first CRIU that is seen at this work."""
+def _kill_criu(town: Town, word: str, begun: int, over: threading.Event) -> None:
+    """The CRIU of this Bastide that is seen at this work."""
+    assert town.house.process is not None
     while not over.is_set():
-        for line in Path("/proc").glob("[0-9]*/cmdline"):
+        seen = [pid for pid in descendants(town.house.process.pid) if _is_criu(pid, word)]
+        if len(seen) >= begun:
             with contextlib.suppress(OSError):
-                words = line.read_bytes().split(b"\0")
-                if words[0] == b"criu" and word.encode() in words:
-                    os.kill(int(line.parent.name), signal.SIGKILL)
-                    return
+                os.kill(seen[0], signal.SIGKILL)
+            return
+
+
+def _is_criu(pid: int, word: str) -> bool:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return words[0] == b"criu" and word.encode() in words
+    return False

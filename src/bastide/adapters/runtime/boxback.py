@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import select
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,7 @@ def bring_back(box: dict[str, Any], said: int, parent: int, become_box: Callable
         criu = steps.forked(restore)
         steps.check(LIBC.setns(own, 0), "our own process namespace can't be entered again")
         os.close(hears)
-        words = _all(heard)
+        words = _until_it_ends(criu, heard)
         if steps.status_of(criu) != 0:
             raise OSError("its processes can't be brought back: " + words.decode(errors="replace")[-2000:])
         _let_go(said=(1, 2), kept=(room[1],))
@@ -126,6 +127,25 @@ def _all(source: int) -> bytes:
     """Everything until its end."""
     with open(source, "rb") as file:
         return file.read()
+
+
+def _until_it_ends(pid: int, heard: int) -> bytes:
+    """What a child says. Not until nobody can say more: processes that it was bringing back could too, and wait for it for ever where it was killed."""
+    ended = os.pidfd_open(pid)
+    os.set_blocking(heard, False)
+    waits = select.poll()
+    waits.register(ended, select.POLLIN)
+    waits.register(heard, select.POLLIN)
+    said, over = b"", False
+    while not over:
+        over = any(source == ended for source, _ in waits.poll())
+        with contextlib.suppress(BlockingIOError, KeyError):
+            while more := os.read(heard, 65536):
+                said += more
+            waits.unregister(heard)
+    os.close(heard)
+    os.close(ended)
+    return said
 
 
 def _unpacker(image: int, user: int) -> tuple[int, int] | None:
