@@ -56,7 +56,7 @@ def test_what_its_keeper_took_with_it_comes_back_and_an_end_leaves_nothing(rough
     assert again != box
     house.end()
     assert not alive(again)
-    boxes = house.data / "sockets" / "a"
+    boxes = Places(house.data).sockets / "a"
     assert not boxes.is_dir() or list(boxes.iterdir()) == []
     own = Places(house.data).private_name
     assert list(Path("/sys/fs/cgroup").glob(f"*/bastide/{own}-apps/app-*")) == []

@@ -1,10 +1,11 @@
-"""A real Bastide for tests: started with the real command on a free port, known by what it prints."""
+"""A real Bastide for tests: started with the real command on a free port of its own."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,18 @@ services:
 """
 
 
+_KEPT: list[socket.socket] = []
+
+
+def kept_port() -> int:
+    """A free port that nobody else is given while tests run: a house that starts again finds its own where it was."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # bound and not listening: whoever names it may listen
+    holder.bind(("127.0.0.1", 0))
+    _KEPT.append(holder)
+    return int(holder.getsockname()[1])
+
+
 class House:
     """One Bastide. `start` returns once it is ready; `end` leaves nothing behind."""
 
@@ -36,7 +49,7 @@ class House:
         self.process: subprocess.Popen[str] | None = None
         self.said = ""
         self.url = ""
-        self.listen = "127.0.0.1:0"
+        self.listen = f"127.0.0.1:{kept_port()}"
 
     def start(self) -> House:
         self.said = ""
@@ -54,7 +67,6 @@ class House:
         else:
             raise RuntimeError(f"Bastide did not get ready: {self.said}")
         self.url = json.loads((self.data / "running.json").read_text())["url"]
-        self.listen = self.url.partition("://")[2]
         return self
 
     @property

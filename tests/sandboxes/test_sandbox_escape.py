@@ -29,7 +29,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file of the host's that anybody may read, if they can see it."""
     file = tmp_path_factory.mktemp("canary") / "canary"
     file.write_text(f"canary-{secrets.token_hex(8)}")
-    for folder in (file, *file.parents[:3]):
+    for folder in (file, *file.parents[:4]):
         if folder.stat().st_uid == os.getuid():
             folder.chmod(folder.stat().st_mode | 0o055)
     yield file

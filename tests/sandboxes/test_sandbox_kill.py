@@ -18,6 +18,7 @@ from house import House, alive, until
 
 from bastide import Sandbox
 from bastide.domain.errors import BastideError, NotFound, Unsupported
+from bastide.wiring.places import Places
 
 THOROUGH = bool(os.environ.get("BASTIDE_THOROUGH"))  # `make test-isolation`
 
@@ -85,8 +86,8 @@ def left_over(house: House) -> dict[str, list[str]]:
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(house.data) in line]
     bundles = house.data / "isolation" / "sandboxes" / "bundles"
     files = [path.name for path in bundles.iterdir()] if bundles.exists() else []
-    files += [path.name for path in (house.data / "sockets" / "s").glob("*")]
-    files += [path.name for path in (house.data / "sockets" / "e" / "s").glob("*")]
+    sockets = Places(house.data).sockets
+    files += [path.name for path in (*(sockets / "s").glob("*"), *(sockets / "e" / "s").glob("*"))]
     return {"processes": processes, "groups": groups, "mounts": mounts, "files": files}
 
 
@@ -127,7 +128,7 @@ def frozen(house: House) -> list[str]:
     """Boxes that a control group has stopped."""
     name = hashlib.sha256(str(house.data).encode()).hexdigest()[:12]
     found = []
-    for path in Path("/sys/fs/cgroup").glob(f"**/*{name}*/*/freezer.state"):
+    for path in Path("/sys/fs/cgroup").glob(f"*/bastide/*{name}*/*/freezer.state"):
         found += [path.parent.name] if path.read_text().strip() == "FROZEN" else []
     for path in Path("/sys/fs/cgroup").glob(f"*{name}*/*/cgroup.freeze"):
         found += [path.parent.name] if path.read_text().strip() == "1" else []
