@@ -29,7 +29,7 @@ from bastide.wiring.isolation import dissolve, isolations
 from bastide.wiring.places import Places
 
 INSTANCE = "default.kept.1.0"
-# Memory, a thread, an orphan that is its own session, files in memory, one that is deleted but open, a pipe, a connection to itself.
+# Memory, threads, an orphan that is its own session, files in memory, one that is deleted but open, a pipe, a connection to itself.
 SUBJECT = r"""
 import http.server, json, os, socket, subprocess, sys, threading
 token, count = os.urandom(16).hex(), 0
@@ -40,9 +40,10 @@ open("/scratch/kept", "w").write(token); open("/dev/shm/kept", "w").write(token)
 gone = open("/tmp/gone", "w+"); os.unlink("/tmp/gone"); gone.write(token); gone.flush()
 there, back = os.pipe(); os.write(back, token.encode())
 turns = threading.Semaphore(0)
-threading.Thread(target=lambda: [turns.acquire() for _ in iter(int, 1)], daemon=True).start()
 orphan = int(subprocess.run(["/bin/sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, text=True).stdout)
 while open(f"/proc/{orphan}/comm").read() != "sleep\n": pass
+for _ in range(8):  # their numbers are higher than any process's
+    threading.Thread(target=lambda: [turns.acquire() for _ in iter(int, 1)], daemon=True).start()
 print("subject began", flush=True)
 WALLS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Uid", "Gid", "Groups")
 def walls(pid):

@@ -172,7 +172,7 @@ def save(order: dict[str, Any], said: int) -> None:
         notes = {"said": os.readlink(f"/proc/{inside}/fd/1")}
         spaces = spaces_of(inside, ("pid", *SPACES))
         enter(spaces)
-        notes["last"] = str(_last_of_all())
+        _last_of_all()  # raises where they can't be kept
         user = int(order["user"])
 
         def dump() -> None:
@@ -187,6 +187,7 @@ def save(order: dict[str, Any], said: int) -> None:
         if code == 0:
             code = 70
             try:
+                notes["last"] = str(_last_of_all())  # now that nobody begins another
                 code = _scratch_kept(tarfile, tools.image, user, order["scratch"], int(order["scratch_bytes_max"]))
                 if code == 0:
                     images.write(tools.image, NOTES, json.dumps(notes).encode())
@@ -202,13 +203,16 @@ def save(order: dict[str, Any], said: int) -> None:
 
 
 def _last_of_all() -> int:
-    """In a box's mount namespace: the highest number of a process there. Raises OSError where one is no part of the tree."""
+    """In a box's mount namespace: the highest number of a process or thread there. Raises OSError where one is no part of the tree."""
     numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    threads: list[int] = []
     for number in numbers:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            threads += map(int, os.listdir(f"/proc/{number}/task"))
         with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{number}/stat", "rb") as file:
             if file.read().rpartition(b")")[2].split()[1] == b"1" and number != ROOT_INSIDE:
                 raise OSError("one of its processes belongs to nobody, and can't be saved with the others")
-    return max(numbers)
+    return max([*numbers, *threads])
 
 
 def _scratch_kept(tarfile: Any, image: int, user: int, places: list[str], bytes_max: int) -> int:
