@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bastide.adapters.runtime import proc
+from bastide.adapters.runtime.boxed import Boxes
 from bastide.adapters.runtime.memory import MemoryRuntime
 from bastide.adapters.runtime.process import ProcessRuntime
 from bastide.agent.service import NodeRuntime
 from bastide.builtin import tiny
 from bastide.domain.errors import EngineLost, EngineStartFailed
 from bastide.domain.instances import Assignment, LaunchSpec, WeightFile
+from bastide.domain.isolation import Box, Tier
 from bastide.domain.lifecycle import Rung
 from bastide.domain.spec import ServiceSpec
 from bastide.engines.llamacpp import LlamaCpp
@@ -277,4 +281,51 @@ def test_an_end_with_the_keeper_is_no_fault_of_the_engine(tmp_path: Path) -> Non
             assert [(instance, "with its keeper" in reason) for instance, reason in made.ended] == [(INSTANCE, True)]
             assert made.faults == [False]
 
+    asyncio.run(main())
+
+
+def test_a_start_that_is_still_prepared_does_not_end_with_the_keeper_before(tmp_path: Path) -> None:
+    """Else the next keeper would hold what nobody knows of, and every other start would be told that it already runs."""
+
+    class Slow(Boxes):
+        """A box that takes until the keeper has been killed to prepare."""
+
+        async def order(self, launch: LaunchSpec) -> dict[str, Any]:
+            os.kill(_keeper(made), signal.SIGKILL)
+            await gone.wait()
+            return dataclasses.asdict(dataclasses.replace(launch, box=None))
+
+        async def serve(self, launch: LaunchSpec, pid: int, died: asyncio.Future[str]) -> None:
+            assert not died.done()
+
+        def ended(self, launch: LaunchSpec) -> None:
+            pass
+
+        def keeps(self, launch: LaunchSpec) -> bool:
+            return False
+
+    async def main() -> None:
+        runtime = ProcessRuntime(str(tmp_path / "keeper"), {LlamaCpp.name: LlamaCpp()}, Slow())
+        made.runtime = runtime
+        hear = runtime._hear
+
+        def heard(news: dict[str, Any]) -> None:
+            hear(news)
+            if news["event"] == "keeper gone":
+                gone.set()
+
+        runtime._keeper._news = heard
+        try:
+            launch = made.launch()
+            await runtime.start(launch, lambda text, fraction: None)
+            boxed = dataclasses.replace(launch, instance="default.app.1.0", box=Box("app-1", Tier.NAMESPACE, ("true",)))
+            identity = await runtime.start(boxed, lambda text, fraction: None)
+            assert runtime.identity(boxed.instance) == identity
+            await runtime.stop(boxed.instance, 0.0)
+            assert not Path(f"/proc/{identity.pid}/status").exists()
+        finally:
+            await runtime.close(end_engines=True)
+
+    gone = asyncio.Event()
+    made = Bench(MemoryRuntime(), tmp_path)
     asyncio.run(main())

@@ -30,7 +30,7 @@ END_S_MAX = 10.0
 class Keeper(Protocol):
     """The line to the process that is every box's parent."""
 
-    async def ask(self, operation: str, **rest: Any) -> dict[str, Any]: ...
+    async def ask(self, operation: str, asked: Callable[[], None] | None = None, **rest: Any) -> dict[str, Any]: ...
     async def close(self, *, quit_keeper: bool) -> None: ...
 
 
@@ -44,6 +44,7 @@ class Running:
     leaving: bool = False  # we end it ourselves
     untold: dict[str, str] | None = None  # what its agent is to put into the environment, with the next question
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # the keeper was told of it: it ends with that one
 
 
 class Boxes:
@@ -93,7 +94,8 @@ class Boxes:
         return {child["launch"]["instance"]: int(child["pid"]) for child in children}
 
     def adopt(self, box: Box, pid: int) -> Running:
-        self.running[box.name] = Running(box, pid)
+        running = self.running[box.name] = Running(box, pid)
+        running.asked.set()
         return self.running[box.name]
 
     async def start(self, box: Box) -> Running:
@@ -124,7 +126,7 @@ class Boxes:
         }  # fmt: skip
         running = self.running[box.name] = Running(box, 0)
         try:
-            running.pid = int((await self._keeper.ask("start", launch=order))["pid"])
+            running.pid = int((await self._keeper.ask("start", running.asked.set, launch=order))["pid"])
             await self._until_it_answers(running)
             return running
         except BaseException as error:
@@ -301,8 +303,9 @@ class Boxes:
         elif news["event"] == "died":
             self._gone(news["instance"], str(news["reason"]))
         elif news["event"] == "keeper gone":
-            for name in list(self.running):
-                self._gone(name, "ended with its keeper")
+            for name, running in list(self.running.items()):
+                if running.asked.is_set():
+                    self._gone(name, "ended with its keeper")
             for waiting in self._entered.values():
                 if not waiting.done():
                     waiting.set_result((70, "the keeper is gone"))

@@ -43,8 +43,11 @@ class KeeperLink:
         self._reading = asyncio.create_task(self._read(reader))
         return True
 
-    async def ask(self, operation: str, **rest: Any) -> dict[str, Any]:
-        """Ask and wait. Raises EngineStartFailed where the keeper can't be had or refuses, KeeperGone where it ends."""
+    async def ask(self, operation: str, asked: Callable[[], None] | None = None, **rest: Any) -> dict[str, Any]:
+        """Ask and wait. Raises EngineStartFailed where the keeper can't be had or refuses, KeeperGone where it ends.
+
+        `asked` is called once one has been told: a keeper may end, and another be started, before.
+        """
         async with self._opening:
             if self._writer is None and not await self.find():
                 await self._start()
@@ -53,6 +56,8 @@ class KeeperLink:
         self._waiting[number] = answer
         try:
             assert self._writer is not None
+            if asked is not None:
+                asked()
             self._writer.write(json.dumps({"n": number, "op": operation, **rest}).encode() + b"\n")
             result = await answer
         finally:

@@ -44,6 +44,7 @@ class _Engine:
     def __init__(self, launch: LaunchSpec, identity: ProcessIdentity | None = None) -> None:
         self.launch = launch
         self.identity = identity  # None until the keeper has said which process it is
+        self.asked = asyncio.Event()  # the keeper was told of it: from here on the keeper's end is its own
         self.ready = asyncio.Event()
         self.paged_out = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -106,7 +107,7 @@ class ProcessRuntime(Runtime):
             engine = self._running[launch.instance] = _Engine(launch)
             try:
                 order = dataclasses.asdict(launch) if launch.box is None else await self._boxes.order(launch)
-                answer = await self._keeper.ask("start", launch=order)
+                answer = await self._keeper.ask("start", engine.asked.set, launch=order)
             except BaseException:
                 self._running.pop(launch.instance, None)
                 raise
@@ -140,7 +141,7 @@ class ProcessRuntime(Runtime):
         engine = self._running[launch.instance] = _Engine(launch)
         engine.expected = True
         try:
-            answer = await self._keeper.ask("start", launch=await self._boxes.order(launch))
+            answer = await self._keeper.ask("start", engine.asked.set, launch=await self._boxes.order(launch))
             engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
             async with asyncio.timeout(limit_s):
                 await self._boxes.begin(launch, engine.identity.pid, engine.died)
@@ -158,6 +159,7 @@ class ProcessRuntime(Runtime):
         if identity.boot_id != self._boot or not await self._is(launch, identity):
             return False
         engine = self._running[launch.instance] = _Engine(launch, identity)
+        engine.asked.set()
         engine.ready.set()
         if launch.box is not None:
             await asyncio.to_thread(boxsaving.forget, launch)  # it was being kept when the agent went; it lives
@@ -393,8 +395,9 @@ class ProcessRuntime(Runtime):
         if news["event"] == "keeper gone":
             self._saver.lost()
             for instance, running in list(self._running.items()):
-                running.lost_keeper = True
-                self._ended(instance, "ended with its keeper")
+                if running.asked.is_set():
+                    running.lost_keeper = True
+                    self._ended(instance, "ended with its keeper")
             return
         if news["event"] == "entered":
             self._saver.hear(news)
