@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -491,3 +492,53 @@ def test_the_command_line_passes_bytes_as_they_are(kept: Sandbox, town: House) -
     assert (ran.returncode, ran.stdout == data, ran.stderr) == (0, True, b"")
     with pytest.raises(InvalidRequest, match="too long for one exec"):
         kept.exec("cat", stdin=b"x" * (25 << 20))
+
+
+def test_a_terminal_with_input_that_nobody_reads_can_be_resized_and_ended(kept: Sandbox) -> None:
+    terminal = kept.spawn(("sleep", "1000"))
+    shown = kept.pty(command="stty raw; sleep 1000")
+    until(lambda: shown.number in {one["process"] for one in kept.processes()})
+    with ThreadPoolExecutor(4) as pool:
+        giving = [pool.submit(one.stdin, b"x\n" * 1_000_000) for one in (terminal, shown)]
+        for _ in range(50):
+            shown.resize(100, 30)
+        terminal.kill()
+        shown.kill()
+        for one in giving:
+            one.result(timeout=30)
+
+
+def test_a_terminal_that_its_program_has_closed_costs_nothing(kept: Sandbox) -> None:
+    """Nobody will ever read what is given to it, and the kernel says so again and again."""
+    program = "import os, signal, time; signal.signal(1, signal.SIG_IGN); print('up', flush=True)\nos.closerange(0, 3); time.sleep(1000)"
+    terminal = kept.pty(command=f"exec python3 -c {shlex.quote(program)}")
+    until(lambda: "up" in terminal.output().stdout)
+    terminal.stdin("x\n" * 1_000_000)
+    before = kept.metrics()["cpu_s"]
+    time.sleep(1.0)  # what is looked at is the cost of a second in which nothing happens
+    assert kept.metrics()["cpu_s"] - before < 0.5
+    terminal.kill()
+
+
+def test_input_is_given_though_whoever_gave_it_has_gone(kept: Sandbox) -> None:
+    process = kept.spawn("read go; sleep 0; wc -c")
+    process.stdin("go\n" + "x" * 900_000)
+    process.stdin(end=True)
+    assert process.wait().stdout.strip() == "900000"
+
+
+def test_what_is_kept_of_the_output_of_many_stays_small(make: Callable[..., Sandbox], tier: str) -> None:
+    box = make(tier=tier, memory="128MiB")
+    last = [box.spawn("head -c 1048000 /dev/zero").wait() for _ in range(130)][-1]
+    assert len(last.stdout) > 900_000 and box.metrics()["memory_bytes"] < 100 * 2**20
+    trickle = box.spawn("i=0; while [ $i -lt 3000 ]; do printf x; i=$((i+1)); done")
+    assert trickle.wait().stdout == "x" * 3000 == trickle.output().stdout
+
+
+def test_a_duration_is_the_process_s_own(kept: Sandbox) -> None:
+    def slowly(_number: int, _piece: bytes) -> None:
+        time.sleep(0.03)  # a reader slower than what it reads
+
+    began_s = time.monotonic()
+    ended = kept.exec("yes", timeout=0.3, on_bytes=slowly)
+    assert ended.timed_out and ended.duration < 1.0 < time.monotonic() - began_s

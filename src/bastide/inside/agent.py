@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .background import Background
+    from .background import Background, Shelf
 
 CONNECTIONS_MAX = 512
 IDLE_MAX = 2  # threads that wait for a connection: making one costs a millisecond in gVisor
@@ -36,6 +36,7 @@ class Agent:
             if name.startswith("BASTIDE_LISTEN"):
                 del self.environment[name]
         self.background: dict[int, Background] = {}
+        self.shelf: Shelf | None = None
         self.numbers = 0
         self.lock, self.waiting = Lock(), Lock()
         self.listeners: list[Socket] = []
@@ -184,13 +185,15 @@ class Agent:
     # --- background processes --------------------------------------------------------------------------------------
 
     def on_spawn(self, line: Socket, reader: wire.Reader, asked: dict[str, Any]) -> None:
-        from .background import ENDED_KEPT, Background
+        from .background import ENDED_KEPT, Background, Shelf
 
         running = processes.Running(asked, {**self.environment, **asked.get("env", {})})
         with self.lock:
             self.numbers += 1
             number = self.numbers
-            self.background[number] = Background(number, asked, running)
+            if self.shelf is None:
+                self.shelf = Shelf(lambda: list(self.background.values()))
+            self.background[number] = Background(number, asked, running, self.shelf)
             over = [n for n, b in self.background.items() if b.exit is not None]
             for old in over[: max(0, len(over) - ENDED_KEPT)]:
                 del self.background[old]

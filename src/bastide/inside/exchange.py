@@ -53,8 +53,9 @@ class Exchange:
             for descriptor in tuple(running.left):
                 if ready.get(descriptor, 0) & ~POLLOUT and (data := running.take(descriptor)):
                     self._tell(descriptor, data)
-            if running.input is not None and running.input.left:
-                running.input.flush()
+            stdin = running.input
+            if stdin is not None and stdin.left and stdin.descriptor in ready:
+                stdin.ready(ready[stdin.descriptor])
                 self._obey()  # there may be room for what has come already
             if ended:
                 for descriptor, data in running.rest():

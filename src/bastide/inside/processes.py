@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posix
 from errno import EACCES, ENOENT
+from select import POLLERR, POLLHUP
 from time import monotonic
 
 from . import wire
@@ -35,10 +36,11 @@ class Ending(Gate):
     def __init__(self) -> None:
         super().__init__()
         self.status: int | None = None
+        self.at_s = 0.0
         self.read, self._write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)  # becomes readable when it has ended
 
     def end(self, status: int) -> None:
-        self.status = status
+        self.status, self.at_s = status, monotonic()
         self.set()
         posix.close(self._write)
 
@@ -91,6 +93,13 @@ class Input:
             del self._left[:written]
         if self._ending:
             self.close()
+
+    def ready(self, events: int) -> None:
+        """It can be written to, or nobody is there to read: what poll has told."""
+        before = len(self._left)
+        self.flush()
+        if events & (POLLHUP | POLLERR) and len(self._left) == before:
+            self._left.clear()  # a terminal that nobody has open takes nothing, and says so for ever
 
     def close(self) -> None:
         if self.descriptor is not None and not self._terminal:
@@ -289,7 +298,7 @@ class Running:
         return {
             "exit_code": code if code >= 0 else 128 - code,
             "signal": _signal_name(-code) if code < 0 else None,
-            "duration_s": monotonic() - self.began,
+            "duration_s": self.ending.at_s - self.began,
             "timed_out": timed_out,
         }
 
