@@ -108,7 +108,7 @@ def test_make_targets_and_scripts_exist() -> None:
     for page in PAGES:
         text = page.read_text()
         assert set(re.findall(r"\bmake (demo|test|setup|check|benchmarks|lock|clean)\b", text)) <= targets
-        for script in re.findall(r"`?scripts/([a-z_]+)\b", text):
+        for script in re.findall(r"`?scripts/([a-z_-]+)\b", text):
             assert (ROOT / "scripts" / script).exists() or (ROOT / f"scripts/{script}.py").exists(), script
 
 
