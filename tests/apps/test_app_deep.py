@@ -218,6 +218,8 @@ def test_after_a_restart_only_what_is_the_same_goes_on(rough_town: Town, tier: s
     seen = answered(town, "counter")
     assert seen["count"] == 1 and seen["sum"] != first["sum"] and seen["key"] != first["key"] and not kept(town)
     assert seen["token"] == ("after" if change == "secret" else "before")
+    if change != "undeclared":  # of that one nothing is known
+        until(lambda: "started anew" in why_awake(town, "counter"))
 
 
 PROBE = """

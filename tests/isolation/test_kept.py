@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,10 @@ def test_what_was_laid_is_whole(launch: LaunchSpec) -> None:
         ("other.img", b"", "other.img on disk changed"),
         ("../whole", b"{}", "can't be read"),
         ("../whole", b"\xff", "can't be read"),
+        ("../whole", b'{"files": 5}', "not what Bastide writes"),
+        ("../whole", b'{"files": []}', "not what Bastide writes"),
+        ("../whole", b'["files"]', "not what Bastide writes"),
+        ("../whole", b"[" * 200_000, "can't be read"),
     ],
 )
 def test_what_was_changed_is_named(launch: LaunchSpec, name: str, now: bytes | None, told: str) -> None:
@@ -48,6 +53,26 @@ def test_what_was_changed_is_named(launch: LaunchSpec, name: str, now: bytes | N
     if now is not None:
         file.write_bytes(now)
     assert told in str(boxkept.harm(launch))
+
+
+def test_what_an_earlier_life_kept_is_believed_or_it_is_said_why_not(launch: LaunchSpec) -> None:
+    told = boxkept.digest_of((("TOKEN", "secret"),))
+    boxkept.lay(launch, "criu 4", told)
+    assert boxkept.believed(launch, "criu 4") == told
+    with pytest.raises(StateLost, match="the programs that saved it changed"):
+        boxkept.believed(launch, "criu 5")
+    with pytest.raises(StateLost, match="how it is run, changed"):
+        boxkept.believed(dataclasses.replace(launch, egress=("example.org",)), "criu 4")
+    boxkept.take(launch)
+    with pytest.raises(StateLost, match="being brought back when Bastide ended"):
+        boxkept.believed(launch, "criu 4")
+    boxkept.lay(launch, "criu 4", None)
+    (boxkept.image_of(launch).parent / boxkept.TAKEN).unlink()
+    with pytest.raises(StateLost, match="does not say what the app was told"):
+        boxkept.believed(launch, "criu 4")
+    (boxkept.image_of(launch).parent / "whole").write_text("[" * 200_000)
+    with pytest.raises(StateLost, match="can't be read"):
+        boxkept.believed(launch, "criu 4")
 
 
 def test_one_that_does_not_come_back_well_is_given_up(launch: LaunchSpec, monkeypatch: pytest.MonkeyPatch) -> None:

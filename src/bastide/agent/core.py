@@ -206,11 +206,18 @@ class NodeCore(Moves):
         return self._pump(now_s)
 
     def rested(
-        self, instance: str, rung: Rung, held_bytes: int, took_s: float, now_s: float, wake_s: float | None = None
+        self,
+        instance: str,
+        rung: Rung,
+        held_bytes: int,
+        took_s: float,
+        now_s: float,
+        wake_s: float | None = None,
+        lost: str = "",
     ) -> list[Effect]:
         """A SinkEngine or StopEngine is done; `rung` is where it really rests, `held_bytes` what it still holds.
 
-        `wake_s`: what waking from there was seen to cost, where that was tried.
+        `wake_s`: what waking from there was seen to cost, where that was tried. `lost`: what should have been kept, and why not.
         """
         record = self.records.get(instance)
         if record is None or record.phase not in (Phase.SINKING, Phase.STOPPING):
@@ -230,7 +237,8 @@ class NodeCore(Moves):
         if was_sinking and rung is not Rung.OFF:
             self.costs.learn(record.assignment.content, rung, wake_s=wake_s, sink_s=took_s, held_bytes=held_bytes)
         if not was_let_go or (was_sinking and rung is not Rung.OFF):
-            self._decide(record, f"sleep {rung.value}", record.sink_reason, now_s, gave_back_bytes=freed)
+            told = f"{record.sink_reason}; {lost}" if lost else record.sink_reason
+            self._decide(record, f"sleep {rung.value}", told, now_s, gave_back_bytes=freed)
         self._out.append(Changed(instance))
         if record.removing:
             del self.records[instance]

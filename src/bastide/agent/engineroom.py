@@ -37,7 +37,7 @@ class NodeRuntime(Runtime, Protocol):
     def saved_bytes(self, launch: LaunchSpec) -> int: ...
     async def cpu_s(self, instance: str) -> float: ...
     def keeps(self, launch: LaunchSpec) -> bool: ...
-    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]: ...
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest | StateLost]: ...
     def forget_state(self, launch: LaunchSpec) -> None: ...
     async def close(self, *, end_engines: bool) -> None: ...
 
@@ -64,11 +64,13 @@ class EngineRoom:
         self._knows_all = knows_all  # whether what an app was told at its last start still holds
         self._confide = confide  # what an app is told in confidence at its start: secrets, and its key
         self.launches: dict[str, LaunchSpec] = {}
+        self._lost: dict[str, str] = {}  # why what an earlier agent kept is not used, until it has been told
         self._quiet: dict[str, asyncio.Lock] = {}
 
     async def start(self, instance: str) -> None:
         record = self._core.records[instance]
-        began, how = self._clock.monotonic_s(), "started"
+        lost = self._lost.pop(instance, "")
+        began, how = self._clock.monotonic_s(), f"started anew ({lost})" if lost else "started"
 
         def progress(text: str, fraction: float | None) -> None:
             tokens = tuple(waiter.token for waiter in record.waiters)
@@ -115,8 +117,12 @@ class EngineRoom:
             if record.assignment.spec.app is not None and record.phase is Phase.OFF:
                 with contextlib.suppress(BastideError, ValueError):  # its start will say what is wrong
                     launches[instance] = self._launch(record.assignment)
-        found = await self._runtime.recall(launches.values())
-        self.launches.update({instance: launches[instance] for instance in found})
+        found = {}
+        for instance, told in (await self._runtime.recall(launches.values())).items():
+            if isinstance(told, StateLost):
+                self._lost[instance] = told.message
+            else:
+                found[instance], self.launches[instance] = told, launches[instance]
         return found
 
     async def run(self, assignment: Assignment, limit_s: float) -> str:
@@ -153,7 +159,7 @@ class EngineRoom:
                 if self._core.records[instance].sinking_from is not Rung.AWAKE:
                     await self._runtime.wake(instance)  # only a running engine can save and count
                 await self.count(instance)
-            await self._runtime.sink(instance, rung)
+            lost = await self._runtime.sink(instance, rung)
             wake_s = await self._rehearse(instance) if rung is Rung.LIGHT else None
         except (BastideError, OSError, TimeoutError) as error:
             if self._runtime.identity(instance) is None:
@@ -169,7 +175,7 @@ class EngineRoom:
             held = self._runtime.saved_bytes(self.launches[instance])
             self._core.records[instance].kept = self._runtime.keeps(self.launches[instance])
         took_s = self._clock.monotonic_s() - began
-        self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s))
+        self._do(self._core.rested(instance, rung, held, took_s, self._clock.now_s(), wake_s, lost))
 
     async def _rehearse(self, instance: str) -> float | None:
         """The first few times that a model is paged out here: wake it at once, to learn what that truly costs.

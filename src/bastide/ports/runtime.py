@@ -22,8 +22,11 @@ class Runtime(Protocol):
         """Claim a process that an earlier agent started. False where it is gone or is not that process."""
         ...
 
-    async def sink(self, instance: str, rung: Rung) -> None:
-        """Step down to `frozen` or `light` (the process lives on), or `deep`/`off` (saved where it can be, then ended)."""
+    async def sink(self, instance: str, rung: Rung) -> str:
+        """Step down to `frozen` or `light` (the process lives on), or `deep`/`off` (saved where it can be, then ended).
+
+        Returns what was to be saved and is lost, and why; empty: nothing.
+        """
         ...
 
     async def wake(self, instance: str) -> None:

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bastide.domain.errors import Conflict, InvalidRequest, Unavailable
+from bastide.wiring import leftovers
 from bastide.wiring.launch import Launch
 from bastide.wiring.listeners import hang_up, listen_at, open_door
 from bastide.wiring.places import Places
@@ -115,8 +116,12 @@ class Supervisor:
     def _end_orphans(self) -> None:
         """Processes of a supervisor that was killed: ours replace them. Engines are adopted, not ended."""
         running = read_running(self.places)
-        if running is None:
-            return
+        if running is not None:
+            self._end_those(running)
+        leftovers.clear(self.places)
+
+    @staticmethod
+    def _end_those(running: dict[str, Any]) -> None:
         left = [entry for entry in running.get("processes", []) if start_ticks(entry["pid"]) == entry["start_ticks"]]
         for entry in left:
             # These are killed, not told: told to end, they would take their engines and sandboxes with them.

@@ -140,22 +140,27 @@ class Boxes:
         """Whether its processes are kept, to be brought back by its next start."""
         return launch.box is not None and launch.box.name in self._believed and boxkept.is_kept(launch)
 
-    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
-        """What an earlier Bastide kept and can be believed: what each instance was told. All else that it kept goes."""
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest | StateLost]:
+        """Of what an earlier Bastide kept: what each instance was told that goes on, or why it can't. All else that it kept goes."""
         left = await asyncio.to_thread(_names, self._kept)
         if not left:
             return {}
         await self.ready(frozenset())  # those alive are known by now, where there are any
-        found: dict[str, ToldDigest] = {}
+        found: dict[str, ToldDigest | StateLost] = {}
         for launch in launches:
             if launch.box is None or launch.box.name not in left:
                 continue
             isolation: Any = self._isolations.get(launch.box.tier)
-            if getattr(isolation, "pauses", False):
+            try:
+                if not getattr(isolation, "pauses", False):
+                    raise StateLost(
+                        f"what was kept of it can't be used: the {launch.box.tier.value} tier saves no more"
+                    )
                 told = await asyncio.to_thread(boxkept.believed, launch, isolation.identity())
-                if told is not None:
-                    found[launch.instance] = self._told[launch.box.name] = told
-                    self._believed.add(launch.box.name)
+                found[launch.instance] = self._told[launch.box.name] = told
+                self._believed.add(launch.box.name)
+            except StateLost as error:
+                found[launch.instance] = error
         for name in left - self._believed:
             await asyncio.to_thread(shutil.rmtree, os.path.join(self._kept, name), True)
         return found

@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from bastide.adapters.runtime import proc
+from bastide.domain.errors import StateLost
 from bastide.domain.instances import LaunchSpec, ToldDigest
 
 WHOLE = "whole"  # what is laid last: without it nothing here is believed
 TAKEN = "taken"  # laid when it is brought back: from then on it may be of the past
 FORMAT = 2
 READ_WHOLE_BYTES_MAX = 1 << 20  # larger files hold memory, which is trusted as swap is: their length alone is compared
+CHANGES = {  # in the order in which they are told
+    "format": "another Bastide wrote it",
+    "boot": "the machine was started again",
+    "programs": "the programs that saved it changed",
+    "launch": "what it is made of, or how it is run, changed",
+}
 _BOX = (
     "name",
     "tier",
@@ -76,31 +83,44 @@ def take(launch: LaunchSpec) -> None:
     (Path(launch.state_directory) / TAKEN).touch(mode=0o600)
 
 
-def believed(launch: LaunchSpec, programs: str) -> ToldDigest | None:
-    """What it was told, where what an earlier Bastide kept of just this launch, on this boot, is whole and unused; else None."""
-    folder = Path(launch.state_directory)
+def believed(launch: LaunchSpec, programs: str) -> ToldDigest:
+    """What it was told, where what an earlier Bastide kept of just this launch, on this boot, is whole and unused.
+
+    Raises StateLost with what is wrong.
+    """
+    about = _about(launch)
+    now = {"format": FORMAT, "boot": proc.boot_id(), "programs": programs, "launch": _fingerprint(launch)}
+    changed = [what for name, what in CHANGES.items() if about.get(name) != now[name]]
+    if (Path(launch.state_directory) / TAKEN).exists():
+        changed.append("it was being brought back when Bastide ended")
+    if changed or (harmed := harm(launch)):
+        raise StateLost(f"what was kept of it can't be used: {changed[0] if changed else harmed}")
     try:
-        about: dict[str, Any] = json.loads((folder / WHOLE).read_text())
-        if (folder / TAKEN).exists() or about["format"] != FORMAT or about["told"] is None:
-            return None
-        same = (about["boot"], about["programs"], about["launch"]) == (proc.boot_id(), programs, _fingerprint(launch))
-        if not same or about["files"] != _files(launch):
-            return None
         told = about["told"]
         return ToldDigest(str(told["salt"]), tuple((str(name), str(digest)) for name, digest in told["digests"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (KeyError, TypeError, ValueError):
+        raise StateLost("what was kept of it can't be used: it does not say what the app was told") from None
 
 
 def harm(launch: LaunchSpec) -> str | None:
-    """What is wrong with what is kept: it is not what was laid. None: it is."""
+    """What is wrong with the files that are kept: they are not what was laid. None: they are."""
     try:
-        was = json.loads((Path(launch.state_directory) / WHOLE).read_text())["files"]
-        now = _files(launch)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"it can't be read: {error}"
+        was, now = _about(launch)["files"], _files(launch)
+    except (StateLost, OSError) as error:
+        return error.message if isinstance(error, StateLost) else f"it can't be read: {error}"
     changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     return f"{', '.join(changed[:3])} on disk changed since it was laid there" if changed else None
+
+
+def _about(launch: LaunchSpec) -> dict[str, Any]:
+    """What was laid last: an object with `files`, of names. Raises StateLost where it is no such thing."""
+    try:
+        about = json.loads((Path(launch.state_directory) / WHOLE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StateLost(f"it can't be read: {type(error).__name__}") from None
+    if not isinstance(about, dict) or not isinstance(about.get("files"), dict):
+        raise StateLost("it can't be read: it is not what Bastide writes")
+    return about
 
 
 def _files(launch: LaunchSpec) -> dict[str, str]:

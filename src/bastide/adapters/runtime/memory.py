@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
-from bastide.domain.errors import EngineLost, EngineStartFailed, Unsupported
+from bastide.domain.errors import EngineLost, EngineStartFailed, StateLost, Unsupported
 from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Rung
 from bastide.ports.runtime import Progress, Runtime
@@ -124,7 +124,7 @@ class MemoryRuntime(Runtime):
         self._claimed.add(launch.instance)
         return True
 
-    async def sink(self, instance: str, rung: Rung) -> None:
+    async def sink(self, instance: str, rung: Rung) -> str:
         process = self._one(instance)
         await asyncio.sleep(self._of(instance).sink_s[rung])
         if instance in self.faults.sink_fails:
@@ -133,6 +133,7 @@ class MemoryRuntime(Runtime):
             process.rung = rung
         else:
             self._processes.pop(instance, None)
+        return ""
 
     async def wake(self, instance: str) -> None:
         process = self._one(instance)
@@ -192,7 +193,7 @@ class MemoryRuntime(Runtime):
     async def cpu_s(self, instance: str) -> float:
         return 0.0
 
-    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest | StateLost]:
         return {}
 
     def keeps(self, launch: LaunchSpec) -> bool:

@@ -37,6 +37,7 @@ from bastide.ports.runtime import Progress, Runtime
 _log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
 ANSWER_S_MAX = 30.0
+SAID_MAX = 200  # letters of what a program said last, in a reason
 KEEPERS_MAX = 3  # how many may end under one start
 
 
@@ -126,7 +127,11 @@ class ProcessRuntime(Runtime):
                 await self.stop(launch.instance, 0.0)
                 if self._boxes.keeps(launch) and not isinstance(error, KeeperGone):
                     boxsaving.forget(launch)
-                    raise StateLost(f"what was kept of it can't be brought back: {error.message}") from None
+                    why, _, said = error.message.partition("; it last said: ")
+                    last = said.rpartition(" | ")[2][-SAID_MAX:]  # what it said before is of earlier lives
+                    raise StateLost(
+                        f"what was kept of it can't be brought back: {why}{last and f' ({last})'}"
+                    ) from None
                 raise
             await self._restore(engine)
             return identity
@@ -186,8 +191,8 @@ class ProcessRuntime(Runtime):
                 await asyncio.wait_for(asyncio.shield(engine.died), 10.0)
         self._running.pop(instance, None)
 
-    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest]:
-        """Which of these go on with processes that an earlier agent kept, and what those were told. Asked once, before any start."""
+    async def recall(self, launches: Iterable[LaunchSpec]) -> dict[str, ToldDigest | StateLost]:
+        """Which of these go on with processes that an earlier agent kept, by what those were told, or why they can't. Asked once, before any start."""
         return await self._boxes.recall(launches)
 
     def keeps(self, launch: LaunchSpec) -> bool:
@@ -201,15 +206,21 @@ class ProcessRuntime(Runtime):
 
     # --- rungs -----------------------------------------------------------------------------------------------------
 
-    async def sink(self, instance: str, rung: Rung) -> None:
+    async def sink(self, instance: str, rung: Rung) -> str:
         engine = self._one(instance)
         if rung in (Rung.DEEP, Rung.OFF):
+            lost = ""
             if rung is Rung.DEEP:
-                await self._save(engine)
+                lost = await self._save(engine)
             else:
                 self.forget_state(engine.launch)
             await self.stop(instance, 0.0 if self.keeps(engine.launch) else 2.0)
-            return
+            return lost
+        await self._rest(engine, rung)
+        return ""
+
+    async def _rest(self, engine: _Engine, rung: Rung) -> None:
+        instance = engine.launch.instance
         if engine.launch.box is not None and engine.identity is not None:
             if rung not in (Rung.FROZEN, Rung.LIGHT):
                 raise Unsupported(f"no process can rest on {rung.value}")
@@ -375,15 +386,20 @@ class ProcessRuntime(Runtime):
         lines = logs.tail(launch.log, 8)
         return "; it last said: " + " | ".join(lines) if lines else "; it said nothing"
 
-    async def _save(self, engine: _Engine) -> None:
-        """Keep the prompt cache, or an app's processes; on any trouble simply don't: a deep wake without is slower, never wrong."""
+    async def _save(self, engine: _Engine) -> str:
+        """Keep the prompt cache, or an app's processes; on any trouble simply don't: a deep wake without is slower, never wrong.
+
+        Returns what an app loses by that, and why; empty: nothing.
+        """
         if engine.launch.box is not None and engine.identity is not None:
             try:
                 await self._boxes.save(engine.launch, engine.identity.pid, self._saver)
             except (BastideError, OSError, TimeoutError) as error:
                 _log.warning("%s is ended without being kept: %s", engine.launch.instance, error)
-            return
+                return f"its processes could not be kept, so it will start anew: {str(error)[-300:]}"
+            return ""
         await promptcache.save(engine.launch, self._model(engine.launch), lambda asked: self._ask(engine, asked))
+        return ""
 
     async def _restore(self, engine: _Engine) -> None:
         if engine.launch.box is not None:
