@@ -294,6 +294,9 @@ def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str, be
     try:
         town.house.client.sleep(name, "deep")
         assert bool(kept(town)) == (word == "restore")
+        if word == "dump":
+            slept = [one["reason"] for one in town.house.client.why(name)["decisions"] if one["what"] == "sleep deep"]
+            assert any("could not be kept, so it will start anew" in reason for reason in slept), slept
         seen = town.json(name)
     finally:
         killed.set()
