@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import openai
@@ -92,6 +94,26 @@ def test_an_engine_is_killed_between_requests(house: House) -> None:
     until(lambda: house.instance()["pid"] not in (engine, None))
     reasons = [decision["reason"] for decision in house.client.why("chat")["decisions"]]
     assert any("ended by SIGKILL" in reason for reason in reasons)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_an_engine_is_killed_and_nobody_has_heard_of_it_yet(house: House) -> None:
+    """Its keeper may be busy: whoever asks meanwhile waits for another, and is not sent to the dead one again and again."""
+    assert "Paris" in house.ask(CAPITAL)
+    engine, keeper = house.instance()["pid"], parent(house.instance()["pid"])
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        os.kill(engine, signal.SIGKILL)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(house.ask, CAPITAL)
+            assert not wait([asked], timeout=0.5).done  # as long as the keeper is silent
+            os.kill(keeper, signal.SIGCONT)
+            assert "Paris" in asked.result(timeout=60)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
 
 
 def test_an_engine_is_killed_under_a_stream(house: House) -> None:

@@ -86,6 +86,7 @@ class AgentService(Verbs):
         self._health = Health(self.core, clock, self._room.check, self._room.distrust)
         self._use = Use(self.core, clock, runtime.cpu_s, lambda: self._gateways.values())
         self._visits = Visits()
+        self._suspected: dict[str, asyncio.Future[None]] = {}
         self._tokens = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Grant], Notify]] = {}
         self._gateways: dict[str, Link] = {}

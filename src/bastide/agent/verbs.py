@@ -35,6 +35,7 @@ class Verbs(ABC):
     _kept: Kept
     _confidant: Confidant
     _visits: Visits
+    _suspected: dict[str, asyncio.Future[None]]  # those that are being asked whether they are well
     _clock: Clock
     _rethink: asyncio.Event
     _tokens: itertools.count[int]
@@ -55,6 +56,8 @@ class Verbs(ABC):
 
     async def _on_acquire(self, link: Link, body: Body, note: Notify) -> Body:
         worker = str(link.peer["worker"]) if link.peer.get("role") == "gateway" else None
+        if (looking := self._suspected.get(str(body["instance"]))) is not None:
+            await asyncio.wait((looking,))  # it may be dead, and we not have heard so yet
         grant = await self._acquire(str(body["instance"]), worker, note)
         launch = self._room.launches[grant.instance]
         record = self.core.records[grant.instance]
@@ -82,12 +85,19 @@ class Verbs(ABC):
         return {}
 
     async def _on_suspect(self, link: Link, body: Body, note: Notify) -> Body:
+        """A gateway had no good answer from it. Until it has been asked whether it is well, nobody is sent to it."""
         instance = str(body["instance"])
         record = self.core.records.get(instance)
-        if record is not None and record.phase is Phase.AWAKE and record.assignment.build is None:
+        if record is None or record.phase is not Phase.AWAKE or instance in self._suspected:
+            return {}
+        looking = self._suspected[instance] = asyncio.get_running_loop().create_future()
+        try:
             wrong = await self._room.check(instance)
-            if wrong is not None and record.phase is Phase.AWAKE:
+            if wrong is not None and record.phase is Phase.AWAKE and record.assignment.build is None:
                 await self._room.distrust(instance, f"a gateway suspects it ({body.get('reason', '')}) and {wrong}")
+        finally:
+            del self._suspected[instance]
+            looking.set_result(None)
         return {}
 
     async def _on_assign(self, link: Link, body: Body, note: Notify) -> Body:
