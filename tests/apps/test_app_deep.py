@@ -115,6 +115,19 @@ def test_a_changed_secret_makes_it_start_anew(town: Town, tier: str) -> None:
     until(lambda: "started anew, for what it was told no longer holds" in why_awake(town, name))
 
 
+def test_a_removed_secret_refuses_its_start(town: Town, tier: str) -> None:
+    """As a cold start would be refused: it does not go on with what it may no longer know."""
+    name = f"deprived-{tier}"
+    town.house.client.set_secret("lent-token", "before")
+    deployed(town, name, tier, secrets=["lent-token"])
+    town.house.client.sleep(name, "deep")
+    assert kept(town)
+    town.house.client.remove_secret("lent-token")
+    status, _, body = town.ask(name)
+    assert status == 503 and b"secret 'lent-token' is not set" in body, (status, body)
+    assert not kept(town), "what still holds the old value is gone"
+
+
 def damage(image: Path, how: str) -> None:
     """Of what is kept: a file cut short, the largest alone, one gone, or one of the same length that holds something else."""
     files = sorted(image.iterdir(), key=lambda file: file.stat().st_size)

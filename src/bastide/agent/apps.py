@@ -41,8 +41,11 @@ class Confidant:
         if told is None and recalled is None:
             return False
         for link in list(self._controls()):
-            with contextlib.suppress(LinkLost, BastideError):
-                answer = await link.call("confide", {**_question(assignment), "keep_key": True})
+            with contextlib.suppress(LinkLost):
+                try:
+                    answer = await link.call("confide", {**_question(assignment), "keep_key": True})
+                except BastideError:
+                    return False  # a secret is gone, for example: its start asks again, and says what is wrong
                 given = {str(name): str(value) for name, value in answer["environment"].items()}
                 same = (
                     given.items() <= dict(told).items()
