@@ -371,7 +371,9 @@ class ControlLoop:
         except LinkLost:
             pass  # the agent went away: it is planned again when it is back
         except BastideError as error:
-            self.fail(action.project, action.service, error.message)
+            # Where a newer one is desired by now, this one was ended for it: that is no failure of the newer one.
+            if self.services.get(key, service).generation == action.generation:
+                self.fail(action.project, action.service, error.message)
         finally:
             self._proving.discard(action.instance)
             self.hint()

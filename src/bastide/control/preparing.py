@@ -114,6 +114,12 @@ class Preparations:
             if service.rolling and service.spec.model is not None and service.spec.model.url == url
         ]  # fmt: skip
 
+    def _fail(self, spec: ServiceSpec, reason: str) -> None:
+        """Unless something else is desired by now: that is prepared, and fails, for itself."""
+        service = self._loop.services.get((spec.project, spec.name))
+        if service is not None and service.spec == spec:
+            self._loop.fail(spec.project, spec.name, reason)
+
     def _fail_all_of(self, url: str, reason: str) -> None:
         for key in self._waiting_for(url):
             self._loop.fail(*key, reason)
@@ -145,10 +151,10 @@ class Preparations:
             self.built[build_inputs(app)] = build
             self._loop.note(spec, "build", f"{build.reason}; {format_bytes(build.build_bytes)}")
         except BastideError as error:
-            self._loop.fail(*key, error.message)
+            self._fail(spec, error.message)
         except Exception as error:
             _log.exception("the build of %s", spec.name)
-            self._loop.fail(*key, _own_fault(error))
+            self._fail(spec, _own_fault(error))
         finally:
             self._building.discard(build_inputs(app))
             self._loop.hint()
