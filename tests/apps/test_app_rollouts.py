@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import http.client
+import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,6 +103,60 @@ def test_the_same_again_changes_nothing(town: Town) -> None:
     assert (town.json("same")["pid"], town.house.client.service("same")["generation"]) == before
 
 
+def command(town: Town, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BASTIDE, "--data", str(town.house.data), *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_deploy_of_what_fails_is_no_success(town: Town, tmp_path: Path) -> None:
+    """It was well once, ends whenever it is started since, and the same is deployed again."""
+    folder = tmp_path / "fails"
+    folder.mkdir()
+    (folder / "main.py").write_text("import os\nif os.path.exists('/data/kept'): os._exit(3)\n" + SMALL)
+    (folder / "bastide.yaml").write_text(
+        json.dumps({"services": {"fails": {"app": ".", "volumes": [{"name": "fails", "path": "/data"}]}}})
+    )
+    assert command(town, "deploy", str(folder)).returncode == 0
+    town.json("fails", "/write")
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        town.ask("fails", "/exit")
+    until(lambda: town.ask("fails")[0] == 503)  # a request that comes before its end is noticed breaks off
+    done = command(town, "deploy", str(folder))
+    assert done.returncode == 1 and "nothing changed" in done.stdout and "ready in" not in done.stdout, done
+    assert "fails failed: it fails when it is started" in done.stderr and "bastide logs fails" in done.stderr, done
+
+
+SLOW = "import time; time.sleep(600)"
+PATIENT = {"grace": "60s"}
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [
+        ("rm", "was removed while it was being deployed"),
+        ("rollback", "generation 2 was replaced by generation 3"),
+        ("deploy", "generation 2 was replaced by generation 3"),
+    ],
+)
+def test_a_deploy_that_was_overtaken_says_so(town: Town, tmp_path: Path, meanwhile: str, said: str) -> None:
+    name = f"overtaken-{meanwhile}"
+    assert not town.deploy(name, generation("before"), health=PATIENT)["failed"]
+    (tmp_path / "main.py").write_text(SLOW)
+    (tmp_path / "bastide.yaml").write_text(json.dumps({"services": {name: {"app": ".", "health": PATIENT}}}))
+    with ThreadPoolExecutor() as pool:
+        deploying = pool.submit(command, town, "deploy", str(tmp_path))
+        until(lambda: 2 in [one["generation"] for one in town.house.client.service(name)["instances"]])
+        if meanwhile == "deploy":
+            end = town.deploy(name, generation("after"), health=PATIENT)
+            assert not end["failed"], end
+        else:
+            assert command(town, meanwhile, name).returncode == 0
+        done = deploying.result()
+    assert done.returncode == 1 and "ready in" not in done.stdout, done
+    assert said in " ".join(done.stderr.split()), done
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -116,11 +175,7 @@ def test_a_directory_by_the_command(town: Town, tmp_path: Path) -> None:
     (tmp_path / "My_App").mkdir()
     (tmp_path / "My_App" / "main.py").write_text(SMALL)
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [BASTIDE, "--data", str(town.house.data), *words], capture_output=True, text=True, check=False
-        )
-
+    run = functools.partial(command, town)
     made = run("deploy", str(tmp_path / "My_App"), "--env", "A=b", "--public")
     assert made.returncode == 0 and "/apps/default/my-app/" in made.stdout, made
     assert town.json("my-app", "/env", key=None)["A"] == "b"

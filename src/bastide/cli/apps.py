@@ -183,7 +183,7 @@ def rollback(
     """Go back to what served before, and wait until it serves. Exits with 1 where it does not; what served serves on."""
     client = client_of(context)
     answer = client.rollback(service)
-    if wait and show_failed(follow(client.progress([service]), quiet=json)):
+    if wait and show_failed(follow(client.progress([f"{service}@{answer['generation']}"]), quiet=json)):
         raise typer.Exit(1)
     told(answer, f"{service} {'went' if wait else 'goes'} back, as generation {answer['generation']}", json)
 

@@ -54,7 +54,7 @@ def deploy(
 ) -> None:
     """Declare services, or deploy an app's directory, and wait until they are ready.
 
-    Exits with 1 where one failed; the reason is shown. What served before serves on.
+    Exits with 1 where one failed, or was removed or replaced meanwhile; the reason is shown. What served before serves on.
     """
     client = client_of(context)
     began = time.monotonic()
@@ -89,8 +89,8 @@ def deploy(
     if dry_run:
         _show_changes(answer, json)
         return
-    names = [service["name"] for service in answer["services"]]
-    ends = follow(client.progress(names), quiet=json) if wait and names else {}
+    made = [f"{service['name']}@{service['generation']}" for service in answer["services"]]
+    ends = follow(client.progress(made), quiet=json) if wait and made else {}
     if json:
         as_json({**answer, "ends": list(ends.values())})
     elif not changed:

@@ -40,7 +40,8 @@ class Client:
         return self._post("/api/v1/deploy", {"text": text, "dry_run": dry_run})
 
     def progress(self, services: list[str]) -> Iterator[Json]:
-        """One line at each change while these services are deployed."""
+        """One line at each change while these services are deployed. NAME follows the newest generation, NAME@GENERATION the one
+        that a deploy or a rollback made: its line says `failed` where another takes its place."""
         return self.transport.lines("GET", "/api/v1/progress", self._where(service=services))
 
     def services(self, *, all_projects: bool = False) -> Json:

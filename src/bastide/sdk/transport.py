@@ -115,7 +115,7 @@ class Transport:
         ]
         from urllib.parse import urlencode
 
-        address = self.url + path + (f"?{urlencode(pairs)}" if pairs else "")
+        address = self.url + path + (f"?{urlencode(pairs, safe='@')}" if pairs else "")
         try:
             response = self._pool.request(
                 method, address, body=data, headers={**self._headers, **(headers or {})}, preload_content=False

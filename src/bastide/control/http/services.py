@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from bastide.control.apps import problems_of
 from bastide.control.http.caller import Admin, Caller, ControlState, Project
+from bastide.control.http.progress import progress_lines
 from bastide.control.specfile import parse, parse_replicas
 from bastide.control.state import Control
 from bastide.control.view import decision_view, difference, services_view
@@ -39,7 +40,6 @@ REFRESH_S_MAX = 0.5
 REFRESHED_MAX = 200
 
 router = APIRouter(prefix="/api/v1", tags=["services"])
-PROGRESS_S = 0.03
 
 
 class DeployBody(BaseModel, extra="forbid"):
@@ -242,57 +242,24 @@ async def logs(name: str, control: ControlState, project: Project, after: str = 
 
 @router.get("/progress")
 async def progress(
-    control: ControlState, project: Project, service: Annotated[list[str], Query()]
+    control: ControlState,
+    project: Project,
+    service: Annotated[list[str], Query()],
 ) -> StreamingResponse:
-    """Lines of JSON while these services are deployed, one at each change; ends when none of them is on its way."""
-    for name in service:
-        one(control, project, name)
-    return StreamingResponse(_progress(control, project, service), media_type="application/x-ndjson")
+    """Lines of JSON while these services are deployed, one at each change; ends when none of them is on its way. `service` is
+    NAME, or NAME@GENERATION: its line then has `failed` where another generation takes the place of this one."""
+    wanted = dict(_name_and_generation(text) for text in service)
+    for name, generation in wanted.items():
+        if not generation:
+            one(control, project, name)
+    return StreamingResponse(progress_lines(control, project, wanted), media_type="application/x-ndjson")
 
 
-async def _progress(control: Control, project: str, names: list[str]) -> AsyncIterator[bytes]:
-    watcher = control.loop.watch()
-    last: dict[str, str] = {}
-    try:
-        while True:
-            watcher.clear()
-            began_s = control.clock.monotonic_s()
-            services = [s for name in names if (s := control.loop.services.get((project, name))) is not None]
-            lines = _progress_lines(control, services)
-            for line in lines:
-                text = json.dumps(line)
-                if last.get(line["name"]) != text:
-                    last[line["name"]] = text
-                    yield text.encode() + b"\n"
-            if all(line["done"] for line in lines):
-                return
-            # Several changes make one line, and many services make a longer pause: most of the time is for the work.
-            await asyncio.sleep(max(PROGRESS_S, 9 * (control.clock.monotonic_s() - began_s)))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(watcher.wait(), 10.0)
-    finally:
-        control.loop.unwatch(watcher)
-
-
-def _progress_lines(control: Control, services: list[DesiredService]) -> list[dict[str, Any]]:
-    lines = []
-    by_name = {service.spec.name: service for service in services}
-    for view in services_view(services, control.loop):
-        found = by_name[view["name"]]
-        on_its_way = found.rolling or (found.serving > 0 and view["phase"] == "pending") or not control.table_is_out
-        failed = found.failed_generation == found.generation
-        lines.append(
-            {
-                "name": view["name"],
-                "phase": view["phase"],
-                "reason": found.failure if failed else view["reason"],
-                "generation": found.generation,
-                "progress": view["progress"],
-                "done": not on_its_way,
-                "failed": failed,
-            }
-        )
-    return lines
+def _name_and_generation(text: str) -> tuple[str, int]:
+    name, _, generation = text.partition("@")
+    if generation and not re.fullmatch(r"[0-9]{1,15}", generation):
+        raise InvalidRequest(f"{text[:100]!r} is neither NAME nor NAME@GENERATION", param="service")
+    return name, int(generation or 0)
 
 
 @router.post("/confirm")
