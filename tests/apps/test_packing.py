@@ -78,6 +78,26 @@ def test_what_can_t_be_packed(tmp_path: Path) -> None:
         pack(tmp_path)
 
 
+@pytest.mark.parametrize("what", ["file", "link", "folder"])
+def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path: Path, what: str) -> None:
+    bad = os.fsdecode(b"\xff\xfebad")
+    laid_out(tmp_path, "a.py")
+    if what == "link":
+        os.symlink(bad, tmp_path / "link")
+    elif what == "folder":
+        (tmp_path / bad).mkdir()
+        (tmp_path / bad / "x").touch()
+    else:
+        (tmp_path / bad).touch()
+    with pytest.raises(
+        InvalidRequest, match=r"(xff.xfebad(/x)?' has|'link' leads to) a name.* not UTF-8.*\.bastideignore"
+    ) as refused:
+        pack(tmp_path)
+    refused.value.message.encode()
+    (tmp_path / ".bastideignore").write_text("*bad\nlink\n")
+    assert [entry.path for entry in pack(tmp_path).entries] == ["a.py"]
+
+
 def test_a_directory_becomes_a_spec(tmp_path: Path) -> None:
     import yaml
 

@@ -69,14 +69,15 @@ def pack(directory: Path) -> Packed:
     for path, relative in _walk(directory):
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
-            entries.append(Entry(relative, "link", os.readlink(path)))
+            entries.append(Entry(_text(relative, relative), "link", _text(os.readlink(path), relative)))
         elif stat.S_ISREG(status.st_mode):
             total += status.st_size
             if total > SOURCE_BYTES_MAX:
                 raise InvalidRequest(
                     f"{directory} is over {format_bytes(SOURCE_BYTES_MAX)}; leave large files out by .bastideignore"
                 )
-            entries.append(Entry(relative, "program" if status.st_mode & 0o100 else "file", _sum(path)))
+            kind = "program" if status.st_mode & 0o100 else "file"
+            entries.append(Entry(_text(relative, relative), kind, _sum(path)))
         if len(entries) > ENTRIES_MAX:
             raise InvalidRequest(f"{directory} holds over {ENTRIES_MAX} files; leave some out by .bastideignore")
     if not entries:
@@ -89,8 +90,20 @@ def pack_file(path: Path) -> Packed:
     size = path.stat().st_size
     if size > SOURCE_BYTES_MAX:
         raise InvalidRequest(f"{path} is over {format_bytes(SOURCE_BYTES_MAX)}")
-    entries = (Entry(path.name, "file", _sum(path)),)
+    entries = (Entry(_text(path.name, path.name), "file", _sum(path)),)
     return Packed(path.parent, digest_of(entries), entries, size)
+
+
+def _text(name: str, entry: str) -> str:
+    """`name`, of or in `entry`, which must be text: digests and archives are made of it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        what = "has a name that is" if name == entry else "leads to a name that is"
+        raise InvalidRequest(
+            f"{os.fsencode(entry)!r} {what} not UTF-8, and can't be deployed; rename it, or leave it out by .bastideignore"
+        ) from None
+    return name
 
 
 def _sum(path: Path) -> str:
