@@ -66,6 +66,15 @@ def test_every_word_is_understood() -> None:
         ("{app: ., isolation: process}", "not one of"),
         ("{app: ., health: {path: health}}", "no path"),
         ("{app: ., target: {p95_ms: 0}, replicas: 0..3}", "p95_ms"),
+        ("{app: ., resources: {disk: 0}}", "line 1: a.resources.disk: 0 is too little"),
+        ("{app: ., resources: {memory: 1MiB}}", "line 1: a.resources.memory: '1MiB' is too little"),
+        ('{app: ., env: {A: "x\\0y"}}', "line 1: a.env.A: holds a zero byte"),
+        ('{app: ., command: "a\\0b"}', "line 1: a.command: holds a zero byte"),
+        ('{app: ., command: [a, "b\\0"]}', "line 1: a.command: holds a zero byte"),
+        ('{app: ., config_files: {"a\\0b": x}}', "can't be laid there"),
+        ('{app: ., volumes: [{name: a, path: "/a\\0b"}]}', "absolute path"),
+        ("{app: ., env: {A: %s}}" % ("x" * 200_000), "line 1: a.env.A: is over 128 KiB"),
+        ("{app: ., command: %s}" % ("x" * 200_000), "line 1: a.command: is over 128 KiB"),
     ],
 )
 def test_what_is_refused(line: str, said: str) -> None:
@@ -73,6 +82,13 @@ def test_what_is_refused(line: str, said: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
         parse(text)
     assert said in str(refused.value)
+
+
+def test_the_least_and_the_longest_are_taken() -> None:
+    longest = "x" * (128 * 1024 - len("A=") - 1)
+    text = "services: {a: {app: ., env: {A: %s}, resources: {memory: 64MiB, disk: 1MiB}}}" % longest  # noqa: UP031
+    (service,) = parse(text).services
+    assert service.app is not None and service.app.environment == (("A", longest),)
 
 
 def test_reaching_it_differently_starts_nothing_anew() -> None:

@@ -61,7 +61,7 @@ FIELDS: tuple[Field, ...] = (
     Field("price.instance_hour", "money", "0", "Per hour that one instance is awake."),
     Field("hold.wait", "a time up to 1h", "5m", "How long a request waits while its service wakes."),
     Field("hold.queue", "0 to 100000", "256", "How many requests may wait."),
-    Field("resources.memory", "auto, or a size", "auto", "What one instance may hold. `auto`: measured after the first start."),
+    Field("resources.memory", "auto, or a size", "auto", "What one instance may hold; of an app, at least 64MiB. `auto`: measured after the first start."),
     Field("resources.cpu", "0.1 to 1024", "2", "Processor cores one instance may keep busy (its threads)."),
     Field("context", "64 to 2097152", "4096", "Tokens of context, shared by the requests one instance has in flight."),
     Field("embeddings", "true, false", "false", "Serve `/v1/embeddings` instead of generating text."),

@@ -27,6 +27,9 @@ APP_IN_FLIGHT = 100
 DAY_S = 86400.0
 VOLUME_BYTES_MIN, VOLUME_BYTES_MAX = 8 * 2**20, 2**44  # what a file system needs, and what one in a file can be
 TEXT_BYTES_MAX = 256 * 1024
+MEMORY_BYTES_MIN = 64 * 2**20  # what its box and a small interpreter take before the app's own first line
+DISK_BYTES_MIN = 2**20
+WORD_BYTES_MAX = 128 * 1024  # Linux takes no longer argument, and no longer NAME=value; its last byte is a zero
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _REFERENCE = re.compile(r"docker://[A-Za-z0-9][A-Za-z0-9._:/@-]{1,400}")
 _DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -56,7 +59,7 @@ APP_FIELDS: tuple[Field, ...] = (
     Field("isolation", "namespace, gvisor", "namespace", "How far it is kept from the machine. A tier that does not hold here is refused."),
     Field("egress_tier", "proxy, packet", "proxy", "How it is enforced. `proxy`: for HTTP clients and those that know CONNECT. `packet`: for any TCP client, such as a database's; takes root."),
     Field("egress", "[name, CIDR or either:port]", "[]", "Where it may connect to. Nothing, unless said. What can't be enforced here is refused."),
-    Field("resources.disk", "a size", "unlimited", "What the app may write beside its volumes (`/tmp` and its home, both in memory)."),
+    Field("resources.disk", "a size from 1MiB", "unlimited", "What the app may write beside its volumes (`/tmp` and its home, both in memory)."),
     Field("schedule", "cron line", "-", "Run at these times (UTC) instead of serving: `0 3 * * *`. A run is left out while the one before still runs; of those missed one is made up for."),
     Field("job", "true, or {retries, time_limit}", "-", "Run to completion instead of serving, once after each deploy (or by `schedule`). `time_limit`: 1h unless said."),
 )  # fmt: skip
@@ -120,7 +123,7 @@ class AppReader(Reader):
         return Resources(found["memory"], found["cpu"])
 
     def app_limits(self, tree: Branch, name: str) -> dict[str, Any]:
-        bounds = {"memory": (None, memory), "cpu": (0.0, a_number(0.1, 1024)), "disk": (None, _size)}
+        bounds = {"memory": (None, _memory), "cpu": (0.0, a_number(0.1, 1024)), "disk": (None, _disk)}
         before = len(self._problems)
         found = self.group(tree, name, "resources", bounds)
         self._problems[before:] = dict.fromkeys(self._problems[before:])  # read twice, told once
@@ -147,8 +150,8 @@ class AppReader(Reader):
     def command(self, tree: Branch, name: str) -> tuple[str, ...]:
         given = tree.entries.get("command")
         if isinstance(given, Row):
-            return self.texts(tree, name, "command")
-        text = self.leaf(tree, name, "command", "", _text)
+            return tuple(self.each(tree, name, "command", _word))
+        text = self.leaf(tree, name, "command", "", _word)
         return ("/bin/sh", "-c", text) if text else ()
 
     def environment(self, tree: Branch, name: str) -> tuple[tuple[str, str], ...]:
@@ -158,6 +161,8 @@ class AppReader(Reader):
                 self.wrong(line, f"{name}.env.{key}", "is no name for a variable: letters, digits and _")
             elif key in OWN_VARIABLES:
                 self.wrong(line, f"{name}.env.{key}", "is set by Bastide itself")
+            elif (wrong := _word_problem(f"{key}={value}")) is not None:
+                self.wrong(line, f"{name}.env.{key}", wrong)
             else:
                 found.append((key, value))
         return tuple(found)
@@ -166,7 +171,11 @@ class AppReader(Reader):
         found = []
         for key, line, value in self.pairs(tree, name, "config_files"):
             path = key if key.startswith("/") else f"/etc/app/{key}"
-            if ".." in path.split("/") or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/run/bastide/")):
+            if (
+                ".." in path.split("/")
+                or "\0" in path
+                or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/run/bastide/"))
+            ):
                 self.wrong(line, f"{name}.config_files", f"{key!r} can't be laid there")
             found.append(ConfigFile(path, value))
         if sum(len(file.text.encode()) for file in found) > TEXT_BYTES_MAX:
@@ -256,6 +265,22 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _word(value: Any) -> str:
+    text = _text(value)
+    if (wrong := _word_problem(text)) is not None:
+        raise ValueError(wrong)
+    return text
+
+
+def _word_problem(text: str) -> str | None:
+    """Why no program can be given this as an argument, or as a variable; None: it can."""
+    if "\0" in text:
+        return "holds a zero byte, which no program can be given; leave it out"
+    if len(text.encode(errors="surrogatepass")) >= WORD_BYTES_MAX:
+        return "is over 128 KiB, which no program can be given; lay it into a file by `config_files`, or into the directory"
+    return None
+
+
 def _scalar(value: Any) -> str:
     if value is None:
         return ""
@@ -267,6 +292,7 @@ def _absolute(value: Any) -> str:
     if (
         not path.startswith("/")
         or ".." in path.split("/")
+        or "\0" in path
         or path.rstrip("/") in ("", "/app", "/proc", "/dev", "/usr", "/run/bastide")
     ):
         raise ValueError(f"{value!r} must be an absolute path of its own, such as /data")
@@ -290,6 +316,20 @@ def _size(value: Any) -> int:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a size; write 512MiB or 6GiB")
     return parse_bytes(value)
+
+
+def _memory(value: Any) -> int | None:
+    size = memory(value)
+    if size is not None and size < MEMORY_BYTES_MIN:
+        raise ValueError(f"{value!r} is too little for an app to start in; write 64MiB or more, or leave it out")
+    return size
+
+
+def _disk(value: Any) -> int:
+    size = _size(value)
+    if size < DISK_BYTES_MIN:
+        raise ValueError(f"{value!r} is too little; write 1MiB or more, or leave it out for no limit")
+    return size
 
 
 def _volume_size(value: Any) -> int:
