@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
@@ -214,6 +215,21 @@ def test_text_that_is_no_text_is_refused(kept: Sandbox, town: House) -> None:
         with pytest.raises(InvalidRequest, match="half a character"):
             call()
     assert kept.exec("echo on").stdout == "on\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"metadata": {"k" * 257: "v"}}, "at most 64 entries, of names up to 256 and values up to 4096 characters"),
+        ({"metadata": {"k": "v" * 4097}}, "at most 64 entries"),
+        ({"metadata": {str(number): "v" for number in range(65)}}, "at most 64 entries"),
+        ({"cpu": 0.001}, "0.01"),
+        ({"cpu": 1e-9}, "0.01"),
+    ],
+)
+def test_what_would_not_be_held_to_is_refused(town: House, wanted: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        Sandbox.create(client=town.client, **wanted)
 
 
 def test_urls_lead_to_ports_until_they_expire(kept: Sandbox, town: House) -> None:

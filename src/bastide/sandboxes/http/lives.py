@@ -19,6 +19,8 @@ from bastide.sandboxes.tokens import TOKEN_S_MAX
 
 router = APIRouter(prefix="/api/v1", tags=["sandboxes"])
 DISK_BYTES_MAX = 64 * 2**30
+CPU_MIN = 0.01  # the least share of a core that Linux can be told
+METADATA_MAX, METADATA_NAME_MAX, METADATA_VALUE_MAX = 64, 256, 4096
 # Where they can be enforced and nobody asked for others: a sandbox nobody thought about must not fill the machine.
 PROCESSES = 512
 MEMORY_BYTES = 512 * 2**20
@@ -45,7 +47,7 @@ class CreateBody(Body):
         description="A size; what it may hold in memory, its files included (512MiB where that can be enforced)",
         examples=["512MiB"],
     )
-    cpu: float | None = Field(default=None, gt=0, le=1024, description="Cores")
+    cpu: float | None = Field(default=None, ge=CPU_MIN, le=1024, description="Cores, from 0.01")
     processes: int | None = Field(default=None, ge=8, le=100_000)
     disk: str | None = Field(
         default=None, description="A size; of its home directory, held in memory", examples=["1GiB"]
@@ -117,11 +119,23 @@ def _size(text: str | None, name: str) -> int | None:
         raise InvalidRequest(f"{name}: {error}", param=name) from None
 
 
+def _check_metadata(metadata: dict[str, str]) -> None:
+    """It is written down with the sandbox and shown with every list: bounded, like everything kept for others."""
+    longest = (max(map(len, metadata), default=0), max(map(len, metadata.values()), default=0))
+    if len(metadata) > METADATA_MAX or longest[0] > METADATA_NAME_MAX or longest[1] > METADATA_VALUE_MAX:
+        raise InvalidRequest(
+            f"metadata holds at most {METADATA_MAX} entries, of names up to {METADATA_NAME_MAX} and values up to "
+            f"{METADATA_VALUE_MAX} characters; write what is longer to a file in the sandbox",
+            param="metadata",
+        )
+
+
 @router.post("/sandboxes", status_code=201)
 async def create(body: CreateBody, house: TheHouse, asked: TheCaller) -> dict[str, Any]:
     """A new sandbox, ready to be used when this answers."""
     if any("=" in name or "\0" in name + value or not name for name, value in body.env.items()):
         raise InvalidRequest("a name in env may hold no '=' and nothing a zero byte", param="env")
+    _check_metadata(body.metadata)
     disk = _size(body.disk, "disk")
     if disk is not None and not 2**20 <= disk <= DISK_BYTES_MAX:
         raise InvalidRequest("disk must be 1MiB to 64GiB", param="disk")
