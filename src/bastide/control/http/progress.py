@@ -73,7 +73,7 @@ def _line(control: Control, found: DesiredService, view: dict[str, Any], wanted:
     elif not on_its_way and _fails(found, view):
         reason = (
             f"it fails when it is started: {reason}; `bastide logs {name}` shows what it said. Deploy it changed, "
-            f"or, where something else was mended, `bastide rm {name}` and deploy it again"
+            f"or, where something else was mended, `bastide wake {name}`"
         )
     else:
         failed = False
