@@ -17,8 +17,9 @@ import pytest
 from app_town import Town
 from escapes import ATTEMPTS
 from house import until
+from test_app_kill import keeper_of
 
-from bastide.adapters.isolation.tree import descendants
+from bastide.adapters.isolation.tree import children, descendants
 from bastide.domain.isolation import Tier
 from bastide.wiring.isolation import examined
 from bastide.wiring.places import Places
@@ -301,8 +302,9 @@ def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str, be
         pytest.skip("the namespace tier can't save processes here: CRIU does not hold")
     assert not town.deploy(name, {"main.py": COUNTER.replace("8_000_000", "120_000_000")})["failed"]
     first = town.json(name)
+    keeper = keeper_of(int(town.house.instance(name)["pid"]))
     killed = threading.Event()
-    killer = threading.Thread(target=_kill_criu, args=(town, word, begun, killed))
+    killer = threading.Thread(target=_kill_criu, args=(keeper, children(keeper), word, begun, killed))
     killer.start()
     try:
         town.house.client.sleep(name, "deep")
@@ -318,11 +320,11 @@ def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str, be
     assert not list((town.house.data / "isolation/apps/bundles").glob("*/image/*")), "nothing of its memory stays"
 
 
-def _kill_criu(town: Town, word: str, begun: int, over: threading.Event) -> None:
-    """The CRIU of this Bastide that is seen at this work."""
-    assert town.house.process is not None
+def _kill_criu(keeper: int, before: list[int], word: str, begun: int, over: threading.Event) -> None:
+    """The CRIU that is seen at this work below what its keeper has begun since: few enough to be looked at all the time."""
     while not over.is_set():
-        seen = [pid for pid in descendants(town.house.process.pid) if _is_criu(pid, word)]
+        new = [child for child in children(keeper) if child not in before]
+        seen = [pid for child in new for pid in descendants(child) if _is_criu(pid, word)]
         if len(seen) >= begun:
             with contextlib.suppress(OSError):
                 os.kill(seen[0], signal.SIGKILL)
