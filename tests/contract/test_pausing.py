@@ -137,12 +137,13 @@ class Bench:
         launch, identity = self.launch(), self.runtime.identity(INSTANCE)
         assert launch.box is not None and identity is not None
         box, isolation = self.boxes.of(launch)
-        last = isolation.pids(box, identity.pid)[-1]
         kinds = ("user", "pid", "mnt", "net", "ipc", "uts")
-        return {
-            kind: "own" if os.readlink(f"/proc/{last}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}") else "ours"
-            for kind in kinds
-        }
+        ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+        for last in reversed(isolation.pids(box, identity.pid)):
+            with contextlib.suppress(OSError):  # what it had run may just have ended
+                theirs = [os.readlink(f"/proc/{last}/ns/{kind}") for kind in kinds]
+                return {kind: "ours" if a == b else "own" for kind, a, b in zip(kinds, ours, theirs, strict=True)}
+        raise AssertionError("nobody is in it")
 
     def guest_works(self, of: str) -> bool:
         """Whether the program that saves, or brings back, is seen at it, below us: others on this machine may be at it too."""
@@ -249,5 +250,30 @@ def test_an_end_in_the_midst_of_it_leaves_nothing(on: Callable[[Test], None], of
         with contextlib.suppress(BastideError, OSError, asyncio.CancelledError):
             await doing
         await b.nothing_left()
+
+    on(test)
+
+
+def test_a_start_that_nobody_waits_for_any_more_leaves_nothing(on: Callable[[Test], None]) -> None:
+    """The keeper has begun it, and whoever asked for it is gone before that is heard."""
+
+    async def test(b: Bench) -> None:
+        ask, begun = b.runtime._keeper.ask, asyncio.Event()
+
+        async def unheard(*asked: Any, **rest: Any) -> None:
+            await ask(*asked, **rest)
+            begun.set()
+            await asyncio.Event().wait()
+
+        b.runtime._keeper.ask = unheard  # type: ignore[method-assign]
+        doing = asyncio.create_task(b.start())
+        await begun.wait()
+        doing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await doing
+        b.runtime._keeper.ask = ask  # type: ignore[method-assign]
+        await b.nothing_left()
+        await b.start()
+        assert (await b.told())["count"] == 1
 
     on(test)

@@ -109,8 +109,10 @@ class ProcessRuntime(Runtime):
             try:
                 order = dataclasses.asdict(launch) if launch.box is None else await self._boxes.order(launch)
                 answer = await self._keeper.ask("start", engine.asked.set, launch=order)
-            except BaseException:
+            except BaseException as error:
                 self._running.pop(launch.instance, None)
+                if launch.box is not None and isinstance(error, asyncio.CancelledError):
+                    self._boxes.ended(launch)  # it may have begun, and nobody else knows of it
                 raise
             identity = engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
             progress("loading weights" if launch.box is None else "starting", None)
