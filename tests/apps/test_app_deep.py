@@ -310,14 +310,18 @@ def test_a_guest_killed_at_its_work_means_a_cold_start(town: Town, word: str, be
         town.house.client.sleep(name, "deep")
         assert bool(kept(town)) == (word == "restore")
         if word == "dump":
-            slept = [one["reason"] for one in town.house.client.why(name)["decisions"] if one["what"] == "sleep deep"]
-            assert any("could not be kept, so it will start anew" in reason for reason in slept), slept
+            until(lambda: _slept_unkept(town, name))  # decisions are written down a moment later
         seen = town.json(name)
     finally:
         killed.set()
         killer.join()
     assert seen["count"] == 1 and seen["sum"] != first["sum"] and not kept(town)
     assert not list((town.house.data / "isolation/apps/bundles").glob("*/image/*")), "nothing of its memory stays"
+
+
+def _slept_unkept(town: Town, name: str) -> bool:
+    slept = [one["reason"] for one in town.house.client.why(name)["decisions"] if one["what"] == "sleep deep"]
+    return any("could not be kept, so it will start anew" in reason for reason in slept)
 
 
 def _kill_criu(keeper: int, before: list[int], word: str, begun: int, over: threading.Event) -> None:
