@@ -1,7 +1,7 @@
 """An agent, all inside Bastide: a model writes code, a sandbox runs it, and the answer comes back over HTTP.
 
-    bastide deploy examples/chat.yaml examples/agent
-    curl http://127.0.0.1:8787/apps/default/agent/ask?q=...
+    bastide deploy examples/chat.yaml && bastide deploy examples/agent
+    curl -H "X-Bastide-Key: $BASTIDE_API_KEY" 'http://127.0.0.1:8787/apps/default/agent/ask?q=What+is+6+times+7'
 
 Standard library only. BASTIDE_URL, OPENAI_BASE_URL and BASTIDE_API_KEY are given to every app: a key of its own,
 scoped to its project. The model's words never run here: they run in a sandbox that reaches nothing.

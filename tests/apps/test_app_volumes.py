@@ -10,7 +10,7 @@ from app_town import Town
 from house import until
 
 from bastide.adapters.isolation.volumes import sizes_refused
-from bastide.domain.errors import InvalidSpec
+from bastide.domain.errors import InvalidRequest, InvalidSpec
 
 MIB = 2**20
 KEEPER = """
@@ -78,6 +78,8 @@ def _refilled(town: Town, name: str) -> int:
 
 def test_another_kind_is_refused_and_what_served_serves_on(town: Town) -> None:
     assert deployed(town, "plain", None)["phase"] == "ready"
+    with pytest.raises(InvalidRequest, match="one replica at most"):
+        town.house.client.scale("plain", "0..2")
     town.json("plain", "/add")
     end = deployed(town, "plain", "16MiB", rollout="rolling")
     assert end["failed"] and "was made without a size" in end["reason"]

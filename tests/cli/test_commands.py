@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +247,29 @@ def test_the_last_thing_json_gives_is_one_document(town: Town) -> None:
         for name in ("ps", "usage", "why chat", "keys ls", "projects ls", "secrets ls", "models ls")
     }
     assert all(isinstance(shape, dict) for shape in shapes.values())
+
+
+def test_words_in_brackets_are_words(town: Town, tmp_path: Path) -> None:
+    """What a program said is shown as it said it, and never taken for markup: `ps` failed for everybody else's services too."""
+    app = tmp_path / "odd"
+    app.mkdir()
+    (app / "main.py").write_text("raise SystemExit('bad [bold]thing[/bold] [/nope] happened')\n")
+    try:
+        deployed = town.run("deploy", str(app))
+        assert (deployed.returncode, "[/nope] happened" in deployed.stdout + deployed.stderr) == (1, True)
+        for words in (("ps",), ("why", "odd")):
+            shown = town.run(*words)
+            assert (shown.returncode, "[/nope]" in shown.stdout) == (0, True), shown.stderr
+    finally:
+        town.run("rm", "odd")
+
+
+def test_a_body_that_is_not_said_to_be_json_is_told_how(town: Town) -> None:
+    key = (town.data / "admin.key").read_text().strip()
+    for path in ("/api/v1/sandboxes", "/api/v1/services/chat/scale"):
+        asked = urllib.request.Request(
+            town.url + path, data=b'{"replicas": "0..1"}', headers={"authorization": f"Bearer {key}"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked)
+        assert "content-type: application/json" in refused.value.read().decode()

@@ -90,3 +90,7 @@ def test_where_a_rollback_leads() -> None:
     assert second.previous_spec == ONE
     shown = replace(TWO, app=replace(TWO.app, public=True) if TWO.app is not None else None)
     assert declared(second, shown, 2.0).previous_spec == TWO  # nothing had to start for it
+    # Back from one that failed to what serves; and once more, to what served before that.
+    third = failed(declared(second, replace(TWO, replicas=Replicas(0, 7), app=ONE.app), 3.0), 3, "sick")
+    back = declared(third, TWO, 4.0)
+    assert (back.serving_spec, back.previous_spec) == (TWO, ONE)

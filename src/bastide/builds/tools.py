@@ -31,7 +31,7 @@ def uv() -> str:
         found = shutil.which("uv")
         if found is None:
             raise Unsupported(
-                "Python apps are installed by uv, which is not here; run: pip install 'bastide[apps]'"
+                "Python apps are installed by uv, which is not here; run: pip install 'bastide[apps]' (from a clone: pip install '.[apps]'), and start Bastide again"
             ) from None
         return found
 

@@ -148,7 +148,7 @@ def pairs(given: list[str] | None) -> dict[str, str]:
 
 def address_of(client: Client, service: dict[str, Any]) -> str | None:
     app = service.get("app")
-    return f"{client.url}{app['path']}" if app else None
+    return f"{client.url}{app['path']}" if app and app["path"] else None
 
 
 def _app(client: Client, name: str) -> dict[str, Any]:
@@ -158,18 +158,26 @@ def _app(client: Client, name: str) -> dict[str, Any]:
     return service
 
 
+def _reached(client: Client, name: str) -> tuple[dict[str, Any], str]:
+    """(the app, its address). Raises Conflict for a job: it has none."""
+    service = _app(client, name)
+    address = address_of(client, service)
+    if address is None:
+        raise Conflict(f"{name} is a job: nobody can ask it anything; `bastide jobs {name}` shows its runs")
+    return service, address
+
+
 def url(context: typer.Context, app: AppName, json: JsonOption = False) -> None:
     """Where an app is reached."""
     client = client_of(context)
-    service = _app(client, app)
-    address = str(address_of(client, service))
+    service, address = _reached(client, app)
     told({"url": address, "hosts": service["app"]["hosts"], "public": service["app"]["public"]}, address, json)
 
 
 def open_app(context: typer.Context, app: AppName) -> None:
     """Open an app in the browser."""
     client = client_of(context)
-    address = str(address_of(client, _app(client, app)))
+    _, address = _reached(client, app)
     out.print(address)
     typer.launch(address)
 

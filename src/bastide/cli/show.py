@@ -29,8 +29,9 @@ from bastide.domain.units import format_duration
 
 # Where nobody reads along (a pipe, a file) tables keep their full width.
 WIDE = 200
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
+# Words in square brackets are words: much of what is printed was said by programs that nobody has read.
+out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
 
 PHASE_STYLES = {
     "ready": "green", "awake": "green", "asleep": "cyan", "deep": "cyan", "light": "cyan", "frozen": "cyan",

@@ -216,7 +216,9 @@ class Jobs:
         if runs:
             last = runs[-1]
             text = f"run {last.number} " + (
-                f"{last.reason}" if last.ended_s is not None else f"runs, try {last.attempts}"
+                f"{last.reason}"
+                if last.ended_s is not None
+                else f"is under way, try {max(1, last.attempts)}; `bastide jobs {key[1]}` tells how it ends"
             )
         if state.due_s is not None and key not in self._running:
             text += f"; due {datetime.fromtimestamp(state.due_s, UTC).strftime('%Y-%m-%d %H:%M')} UTC"

@@ -77,6 +77,8 @@ def _app_view(spec: ServiceSpec) -> dict[str, Any] | None:
     app = spec.app
     if app is None:
         return None
+    if app.job is not None:  # nobody can ask it anything
+        return {"path": None, "hosts": [], "public": False, "source": app.source or app.image}
     return {
         "path": f"/apps/{spec.project}/{spec.name}/",
         "hosts": [f"{spec.name}.{spec.project}.localhost", *app.domains],

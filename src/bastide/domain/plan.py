@@ -55,7 +55,8 @@ def declared(old: DesiredService | None, spec: ServiceSpec, now_s: float) -> Des
             run_generation=old.serving_run,
             serving=generation,
             serving_spec=spec,
-            previous_spec=old.serving_spec,
+            # Back to what serves, from one that failed: what served before it is still what comes before.
+            previous_spec=old.serving_spec if old.serving_spec != spec else old.previous_spec,
             changed_at_s=now_s,
         )
     return replace(old, spec=spec, generation=generation, run_generation=generation, changed_at_s=now_s)

@@ -69,7 +69,8 @@ class Boxes:
         """Raises Unsupported where this tier is not offered here."""
         found = self._isolations.get(tier)
         if found is None:
-            raise Unsupported(f"the {tier.value} tier does not hold on this machine; `bastide doctor` says why")
+            hint = ", or ask for tier namespace, which is weaker" if tier is Tier.GVISOR else ""
+            raise Unsupported(f"the {tier.value} tier does not hold on this machine; `bastide doctor` says why{hint}")
         return found
 
     def saves(self, tier: Tier) -> bool:

@@ -116,6 +116,9 @@ class Process:
         self._sandbox, self.number, self.pid = sandbox, number, pid
         self._path = f"{sandbox._path}/processes/{number}"
 
+    def __repr__(self) -> str:
+        return f"Process({self.number} of {self._sandbox.id})"
+
     def stdin(self, data: str | bytes = b"", *, end: bool = False) -> None:
         """Give it input; with `end`, no more will come."""
         content = data.encode() if isinstance(data, str) else data
@@ -151,6 +154,9 @@ class Sandbox:
         self._client, self.id, self.about = client, str(about["id"]), about
         self._path = f"/api/v1/sandboxes/{quote(self.id, safe='')}"
         self.files = Files(client, self._path)
+
+    def __repr__(self) -> str:
+        return f"Sandbox({self.id!r})"
 
     # --- making and finding ----------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class BuiltinModels:
             except ImportError:
                 raise Unavailable(
                     f"builtin://{name} is made from builtin://tiny with the package gguf, which is not installed; "
-                    "run: pip install 'bastide[quantise]'"
+                    "run: pip install 'bastide[quantise]' (from a clone: pip install '.[quantise]'), and start Bastide again"
                 ) from None
         return str(target)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 
 from bastide.cli.context import Context, JsonOption
@@ -141,7 +140,7 @@ def doctor(
     if explain is not None:
         if explain not in RECIPES:
             raise InvalidRequest(f"known: --explain {', '.join(RECIPES)}")
-        out.print(RECIPES[explain], markup=False)
+        out.print(RECIPES[explain])
         return
     findings = examine()
     if json:
@@ -156,7 +155,7 @@ def doctor(
                 Text(finding.state, styles[finding.state]),
                 finding.name,
                 finding.detail,
-                escape(finding.mend),
+                finding.mend,
             )
             topic = finding.topic
         out.print(shown)

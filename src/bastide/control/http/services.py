@@ -157,7 +157,12 @@ async def scale(name: str, body: ScaleBody, control: ControlState, project: Proj
         replicas = parse_replicas(body.replicas)
     except ValueError as error:
         raise InvalidRequest(str(error), param="replicas") from None
-    (written,) = control.loop.declare((replace(found.spec, replicas=replicas),))
+    wanted = replace(found.spec, replicas=replicas)
+    if wanted.app is not None:
+        for problem in problems_of(control, wanted, 0):
+            if problem.where == f"{name}.replicas":
+                raise InvalidRequest(problem.message, param="replicas")
+    (written,) = control.loop.declare((wanted,))
     return {"name": name, "generation": written.generation, "replicas": f"{replicas.least}..{replicas.most}"}
 
 

@@ -30,6 +30,10 @@ def application(house: House) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "model_attributes_type" and "json" not in request.headers.get("content-type", ""):
+            return _answer(
+                InvalidRequest("the body must be JSON, and say so: send the header content-type: application/json")
+            )
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
         return _answer(InvalidRequest(f"{where}: {first['msg']}" if where else str(first["msg"]), param=where or None))
 
