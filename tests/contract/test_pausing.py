@@ -260,10 +260,12 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_nothing(on: Callable[[Tes
     async def test(b: Bench) -> None:
         ask, begun = b.runtime._keeper.ask, asyncio.Event()
 
-        async def unheard(*asked: Any, **rest: Any) -> None:
-            await ask(*asked, **rest)
-            begun.set()
-            await asyncio.Event().wait()
+        async def unheard(operation: str, *asked: Any, **rest: Any) -> Any:
+            answer = await ask(operation, *asked, **rest)
+            if operation == "start":
+                begun.set()
+                await asyncio.Event().wait()
+            return answer
 
         b.runtime._keeper.ask = unheard  # type: ignore[method-assign]
         doing = asyncio.create_task(b.start())

@@ -38,6 +38,7 @@ _log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
 ANSWER_S_MAX = 30.0
 SAID_MAX = 200  # letters of what a program said last, in a reason
+GIVE_UP_S_MAX = 5.0
 KEEPERS_MAX = 3  # how many may end under one start
 
 
@@ -110,9 +111,9 @@ class ProcessRuntime(Runtime):
                 order = dataclasses.asdict(launch) if launch.box is None else await self._boxes.order(launch)
                 answer = await self._keeper.ask("start", engine.asked.set, launch=order)
             except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and engine.asked.is_set():
+                    await asyncio.shield(self._give_up(engine))
                 self._running.pop(launch.instance, None)
-                if launch.box is not None and isinstance(error, asyncio.CancelledError):
-                    self._boxes.ended(launch)  # it may have begun, and nobody else knows of it
                 raise
             identity = engine.identity = ProcessIdentity(answer["pid"], answer["ticks"], self._boot)
             progress("loading weights" if launch.box is None else "starting", None)
@@ -139,6 +140,15 @@ class ProcessRuntime(Runtime):
             return identity
         finally:
             reading.cancel()
+
+    async def _give_up(self, engine: _Engine) -> None:
+        """It may have begun, and nobody else knows of it. Waits for its end: the next start would take word of that for its own."""
+        engine.expected = True
+        with contextlib.suppress(EngineError):
+            await self._signal(engine.launch.instance, signal.SIGKILL)
+            await asyncio.wait((engine.died,), timeout=GIVE_UP_S_MAX)
+        if engine.launch.box is not None and not engine.died.done():
+            self._boxes.ended(engine.launch)
 
     async def run(self, launch: LaunchSpec, limit_s: float) -> str:
         """Run a box to its end; how it ended. After `limit_s` it is ended. Raises EngineError where it can't begin."""
