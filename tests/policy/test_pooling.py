@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from bastide.policy.pooling import (
     MARGIN_S,
     STAY_LOADS,
-    STEAL_S,
+    TURN_S,
     Candidate,
     Held,
+    comes_to_it_s,
     due_s,
     gives_way,
     load_ahead,
@@ -41,15 +42,24 @@ def test_a_load_must_pay_for_itself_before_the_next() -> None:
     assert next_turn([other], 0.0).index == 0, "nobody else has work: it may load at once"
 
 
-def test_what_another_device_holds_is_left_to_it_unless_it_is_late() -> None:
+def test_what_another_device_holds_is_left_to_it_unless_it_would_be_late_there() -> None:
     own = Candidate("own", 60.0, 0.0)
-    assert next_turn([own, Candidate("a", STEAL_S + 1, 0.7, elsewhere=True)], LONG_S).index == 0
-    assert next_turn([own, Candidate("a", STEAL_S, 0.7, elsewhere=True)], LONG_S).index == 1
+    in_time = Candidate("a", 2.0, 0.7, elsewhere_s=2.0)
+    late = Candidate("a", 2.0, 0.7, elsewhere_s=2.1)
+    assert next_turn([own, in_time], LONG_S).index == 0
+    assert next_turn([own, late], LONG_S).index == 1
+    assert next_turn([Candidate("own", 0.6, 0.0), late], LONG_S).index == 0, "its own can't wait for the load"
+    assert next_turn([own, Candidate("a", -1.0, 0.7, elsewhere_s=0.5)], LONG_S).index == 0, "no sooner here"
 
 
 def test_who_has_nothing_to_do_takes_what_is_urgent_elsewhere() -> None:
-    assert next_turn([Candidate("a", MARGIN_S + 1, 0.7, elsewhere=True)], LONG_S).index is None
-    assert next_turn([Candidate("a", MARGIN_S, 0.7, elsewhere=True)], LONG_S).index == 0
+    assert next_turn([Candidate("a", MARGIN_S + 1, 0.7, elsewhere_s=0.1)], LONG_S).index is None
+    assert next_turn([Candidate("a", MARGIN_S, 0.7, elsewhere_s=0.1)], LONG_S).index == 0
+
+
+def test_when_a_device_comes_to_a_model() -> None:
+    assert comes_to_it_s(0.3, (), 5.0) == 0.3
+    assert comes_to_it_s(0.3, (1.0, 9.0, 4.0), 5.0) == pytest.approx(0.3 + 2 * TURN_S)
 
 
 def test_nobody_has_work() -> None:
@@ -74,14 +84,21 @@ def test_somebody_who_has_work_always_gets_a_turn(candidates: list[Candidate], s
         ((Candidate("here", 1.0, 0.0), Candidate("next", 2.0, 0.7)), 1),  # what it holds needs no loading
         ((Candidate("later", 3.0, 0.7), Candidate("sooner", 2.0, 0.7)), 1),
         ((Candidate("next", MARGIN_S + 1, 0.7),), None),  # it can wait, and a place is worth something
-        ((Candidate("theirs", 2.0, 0.7, elsewhere=True),), None),  # left to who holds it
-        ((Candidate("theirs", -5.0, 0.7, elsewhere=True),), 0),  # unless it is so late that they can't
+        ((Candidate("theirs", 2.0, 0.7, elsewhere_s=1.9),), None),  # left to who holds it
+        ((Candidate("theirs", 2.0, 0.7, elsewhere_s=2.1),), 0),  # unless it would be late there
+        ((Candidate("theirs", 0.1, 0.7, elsewhere_s=0.6),), None),  # and sooner here
         ((), None),
     ],
 )
 def test_what_is_loaded_while_another_runs(candidates: tuple[Candidate, ...], index: int | None) -> None:
     turn = load_ahead(candidates)
     assert turn.index == index and turn.reason
+
+
+def test_who_must_run_later_gives_its_place_to_what_is_loaded_ahead() -> None:
+    soon = Candidate("soon", 2.0, 0.7)
+    assert load_ahead((soon,), gives_way_due_s=2.0 + TURN_S).index == 0
+    assert load_ahead((soon,), gives_way_due_s=1.9 + TURN_S).index is None, "it would be missed as soon"
 
 
 @pytest.mark.parametrize(

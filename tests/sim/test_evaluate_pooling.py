@@ -7,11 +7,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
+from bastide.sim.evaluate.pool import Device, Model, Pool
 from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
-from bastide.sim.evaluate.pooling import Pool, needed, rows
+from bastide.sim.evaluate.pooling import needed, rows
 
 
 @needs(LENGTHS)
@@ -22,6 +25,7 @@ def test_twenty_models() -> None:
         for policy in ("dedicated", "keepalive_autoscale", "oracle_free", "bastide")
     }
     assert all(score.met() and score.requests == len(arrivals) for _, score in pools.values())
+    assert pools["bastide"][1].tokens == sum(answer - 1 for *_, answer in arrivals)
     size = {policy: pool for policy, (pool, _) in pools.items()}
     assert size["dedicated"] == 20 > size["keepalive_autoscale"] > size["bastide"]
     assert size["bastide"] <= max(1.15 * size["oracle_free"], size["oracle_free"] + 1)
@@ -71,7 +75,51 @@ def test_clients_with_rates_of_their_own() -> None:
 
 
 @needs(LENGTHS)
-@pytest.mark.parametrize(("trace", "devices"), [("poisson_80x0.1", 14), ("poisson_40x0.5", 12)])
+@pytest.mark.parametrize(("trace", "devices"), [("poisson_80x0.1", 14), ("poisson_40x0.5", 12), ("servegen_40", 9)])
 def test_pools_that_were_once_too_small(trace: str, devices: int) -> None:
     models, arrivals = draw_arrivals(trace, read_clients(DATA), 42)
     assert Pool("bastide", devices, models).run(arrivals).met()
+
+
+@given(
+    st.sampled_from(("keepalive_autoscale", "oracle_free", "oracle_paying", "bastide")),
+    st.integers(1, 3),
+    st.lists(
+        st.tuples(st.floats(0, 30), st.integers(0, 6), st.integers(1, 60_000), st.integers(1, 300)),
+        min_size=1,
+        max_size=40,
+    ),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_token_is_made_once_and_places_are_kept(
+    policy: str, devices: int, arrivals: list[tuple[float, int, int, int]]
+) -> None:
+    pool = Watched(policy, devices, 7)
+    score = pool.run(sorted(arrivals))
+    assert score.requests == len(arrivals)
+    assert score.tokens == sum(answer - 1 for *_, answer in arrivals)
+    assert all(device.idle and not device.streams for device in pool.devices)
+
+
+class Watched(Pool):
+    """A pool that goes on however late it is, and looks at its places at every turn."""
+
+    def _hopeless(self) -> bool:
+        return False
+
+    def _turn(self, device: Device, model: Model) -> None:
+        super()._turn(device, model)
+        for one in self.devices:
+            there = {*one.held, *([] if one.loading is None else [one.loading])}
+            assert len(there) <= self._held
+            assert there == {m.number for m in self.models if one.index in m.holders}
+        for m in self.models:
+            assert m.prompts == sum(stream.prompt for stream in m.waiting)
+            assert set(m.runs) == {one.index for one in self.devices if not one.idle and one.running == m.number}
+
+
+def test_a_burst_for_one_model_is_answered_by_several_devices() -> None:
+    burst = [(0.0, 0, 16_000, 20)] * 9  # 18 s of prompts
+    alone, together = Pool("bastide", 1, 1).run(burst), Pool("bastide", 3, 1).run(burst)
+    assert alone.first_late and not together.first_late
+    assert together.loads <= 3

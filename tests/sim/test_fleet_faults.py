@@ -11,7 +11,7 @@ import pytest
 from bastide.policy.autoscale import Scale
 from bastide.policy.fleet import UNBOUNDED_W
 from bastide.sim.evaluate.breaking import run, world_of
-from bastide.sim.fleet import agents, control, gateway, trouble
+from bastide.sim.fleet import agents, autoscaling, control, gateway, trouble
 from bastide.sim.fleet.setup import Trouble
 from bastide.sim.fleet.world import World
 
@@ -47,7 +47,7 @@ def _overbooks(patch: pytest.MonkeyPatch) -> None:
         self.memory_free_mib *= 2
 
     patch.setattr(control.Fleet, "__init__", doubled)
-    patch.setattr(control, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
+    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
 
 
 def _no_borders(patch: pytest.MonkeyPatch) -> None:
@@ -67,12 +67,12 @@ def _unbounded(patch: pytest.MonkeyPatch) -> None:
         self.location_power_free_w[:] = UNBOUNDED_W
 
     patch.setattr(control.Fleet, "__init__", unbounded)
-    patch.setattr(control, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
+    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
 
 
 def _too_many(patch: pytest.MonkeyPatch) -> None:
     _no_check(patch)
-    patch.setattr(control, "scale", lambda load, target, memory, now_s: (Scale(target.most + 1, ""), memory))
+    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most + 1, ""), memory))
 
 
 def _twice(patch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def _forgets_answers(patch: pytest.MonkeyPatch) -> None:
 def _rests_the_busy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agents, "drain", lambda in_flight, waited_s: type("Ends", (), {"ends": True}))
     patch.setattr(control.Control, "_busy", lambda self, instance: False)
-    patch.setattr(control, "scale", lambda load, target, memory, now_s: (Scale(int(now_s) % 2, ""), memory))
+    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(int(now_s) % 2, ""), memory))
 
 
 def _waits_for_ever(patch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,15 @@ can't wait any longer; then the most urgent gets its turn. So waiting is bounded
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bastide.domain.units import format_duration
 
 # A model is urgent this long before it must run: others' turns must still end first, and one of them may have to load.
 MARGIN_S = 4.0
-# What another device holds is left to it, unless it is so late that the other one clearly can't: loading it too stops this
-# device meanwhile, and where all are late that makes all later. Loaded while another runs, it only costs a place.
-STEAL_S = -3.0
-STEAL_AHEAD_S = -1.0
+# A device runs one model for about this long, then it is asked again who is next.
+TURN_S = 0.5
 # A first token is due so much before it was promised: a stream that was late catches up, a first token that was late stays it.
 FIRST_EARLIER_S = 0.25
 # Loading is paid for by running: a device that was loaded for one runs those it holds this many times as long as the next load.
@@ -31,18 +29,27 @@ class Candidate:
     """A model with work that this device could run. `due_s`: when it must run at the latest, from now; negative when late.
 
     `load_s`: to bring it onto the device first; 0 where it is there. `running`: it had the last turn.
-    `elsewhere`: another device holds it.
+    `elsewhere_s`: in how long another device that holds it comes to it (`comes_to_it_s`); infinite where none does.
     """
 
     name: str
     due_s: float
     load_s: float
     running: bool = False
-    elsewhere: bool = False
+    elsewhere_s: float = math.inf
 
     @property
     def slack_s(self) -> float:
         return self.due_s - self.load_s
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another device holds it."""
+        return self.elsewhere_s < math.inf
+
+    def better_here(self, here_s: float) -> bool:
+        """Whether nobody else holds it, or they would be late for it and this device, in `here_s`, is sooner."""
+        return not self.elsewhere or (self.elsewhere_s > self.due_s and here_s < self.elsewhere_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +72,21 @@ class Turn:
     reason: str
 
 
+def comes_to_it_s(turn_left_s: float, others_due_s: Iterable[float], due_s: float) -> float:
+    """In how long a device comes to a model that is due then: when its turn is over, and those due sooner have had theirs."""
+    return turn_left_s + TURN_S * sum(1 for other_s in others_due_s if other_s < due_s)
+
+
 def next_turn(
     candidates: Sequence[Candidate],
     since_load_s: float,
     margin_s: float = MARGIN_S,
     stay_loads: float = STAY_LOADS,
-    steal_s: float = STEAL_S,
 ) -> Turn:
     """Who runs next: whoever runs now, until somebody is urgent; then the one with the least slack.
 
-    A device that nobody else has work for takes what another holds as soon as that is urgent.
+    What another device holds is left to it, unless it would be late there and sooner here, and who is held here can wait for
+    the load. A device that has nothing else to do takes such a one as soon as it is urgent.
 
     `since_load_s`: how long ago the device last loaded a model. Until that load has paid for itself, only those it holds
     are asked, if any of them has work. Of those who are late already, those it holds come first: loading another makes all later.
@@ -82,8 +94,14 @@ def next_turn(
     if not candidates:
         return Turn(None, "nobody has work")
     if all(one.elsewhere for one in candidates):
-        steal_s = max(steal_s, margin_s)  # it stops nobody by loading
-    open_ = [i for i, one in enumerate(candidates) if not one.elsewhere or one.slack_s < steal_s]
+        open_ = [i for i, one in enumerate(candidates) if one.slack_s < margin_s]  # it stops nobody by loading
+    else:
+        spare_s = min((one.due_s for one in candidates if one.load_s == 0 and not one.elsewhere), default=math.inf)
+        open_ = [
+            i
+            for i, one in enumerate(candidates)
+            if not one.elsewhere or (one.better_here(one.load_s) and one.load_s <= spare_s)
+        ]
     able = [i for i in open_ if candidates[i].load_s == 0 or since_load_s >= stay_loads * candidates[i].load_s] or open_
     if not able:
         return Turn(None, "others hold all that has work, and have time for it")
@@ -114,15 +132,29 @@ def gives_way(held: Sequence[Held]) -> Turn:
     return Turn(last, f"{chosen.name} can wait longest, {format_duration(max(0.0, chosen.due_s))}{also}")
 
 
-def load_ahead(candidates: Sequence[Candidate], margin_s: float = MARGIN_S, steal_s: float = STEAL_AHEAD_S) -> Turn:
+def load_ahead(
+    candidates: Sequence[Candidate],
+    turn_left_s: float = TURN_S,
+    held_due_s: Sequence[float] = (),
+    gives_way_due_s: float = math.inf,
+    margin_s: float = MARGIN_S,
+) -> Turn:
     """Which model to bring onto the device while another one runs there: of those that it does not hold, the one that must run
     soonest, once it is urgent. Copying uses other parts of a device than computing, so this costs a place and no time.
 
-    To be asked where there is a place, or what would give way has no work.
+    `turn_left_s`: of the one that runs; `held_due_s`: when those that it holds must run; `gives_way_due_s`: when the one must
+    that would give way for it (infinite where there is a place, or that one has no work): later by a turn at least, or places
+    change for nothing.
     """
-    open_ = [i for i, one in enumerate(candidates) if one.load_s > 0 and (not one.elsewhere or one.slack_s < steal_s)]
+    open_ = [
+        i
+        for i, one in enumerate(candidates)
+        if one.load_s > 0
+        and one.due_s + TURN_S <= gives_way_due_s
+        and one.better_here(comes_to_it_s(max(turn_left_s, one.load_s), held_due_s, one.due_s))
+    ]
     if not open_:
-        return Turn(None, "it holds all that has work, or others do")
+        return Turn(None, "it holds all that has work soon, or others do")
     first = min(open_, key=lambda i: candidates[i].slack_s)
     chosen = candidates[first]
     if chosen.slack_s >= margin_s:

@@ -18,12 +18,11 @@ import msgspec
 
 from bastide.adapters.runtime import boxsaving, logs, proc, promptcache, readahead
 from bastide.adapters.runtime.boxed import Boxes
-from bastide.adapters.runtime.http import ask
+from bastide.adapters.runtime.enginetalk import EngineTalk
 from bastide.adapters.runtime.keeperlink import KeeperGone, KeeperLink
 from bastide.domain.errors import (
     BastideError,
     EngineError,
-    EngineGarbage,
     EngineLost,
     EngineStartFailed,
     StateLost,
@@ -31,12 +30,12 @@ from bastide.domain.errors import (
 )
 from bastide.domain.instances import EngineCounters, Footprint, LaunchSpec, ProcessIdentity, ToldDigest
 from bastide.domain.lifecycle import Rung
-from bastide.engines.port import Engine, Translator
+from bastide.engines.port import Translator
 from bastide.ports.runtime import Progress, Runtime
 
 _log = logging.getLogger("bastide.agent")
 PROBE_S = 0.003
-ANSWER_S_MAX = 30.0
+PAGED_OUT_S_MAX = 30.0
 SAID_MAX = 200  # letters of what a program said last, in a reason
 GIVE_UP_S_MAX = 5.0
 KEEPERS_MAX = 3  # how many may end under one start
@@ -58,7 +57,7 @@ class ProcessRuntime(Runtime):
     """`engines`: translators by name. `keeper`: path of the keeper's socket. `boxes`: for what runs isolated."""
 
     def __init__(self, keeper: str, engines: Mapping[str, Translator], boxes: Boxes | None = None) -> None:
-        self._engines = engines
+        self._talk = EngineTalk(engines)
         self._boxes = boxes or Boxes()
         self._running: dict[str, _Engine] = {}
         self._keeper = KeeperLink(keeper, self._hear)
@@ -244,7 +243,7 @@ class ProcessRuntime(Runtime):
             # What is paged out must be able to run for it, so a frozen one is woken; ours does it for itself.
             await self._signal(instance, signal.SIGCONT)
             if (await self._keeper.ask("page_out", instance=instance)).get("later"):
-                async with asyncio.timeout(ANSWER_S_MAX):
+                async with asyncio.timeout(PAGED_OUT_S_MAX):
                     await engine.paged_out.wait()
         elif rung is not Rung.FROZEN:
             raise Unsupported(f"no process can rest on {rung.value}")
@@ -279,9 +278,7 @@ class ProcessRuntime(Runtime):
         engine = self._one(instance)
         if engine.launch.box is not None:
             return None  # it serves no tokens
-        translator = self._model(engine.launch)
-        status, body = await self._ask(engine, translator.metrics())
-        return translator.counters(body.decode(errors="replace")) if status == 200 else None
+        return await self._talk.counters(engine.launch)
 
     async def canary(self, instance: str) -> tuple[str, EngineCounters]:
         engine = self._one(instance)
@@ -290,14 +287,7 @@ class ProcessRuntime(Runtime):
             if wrong is not None:
                 raise EngineLost(wrong)
             return "well", EngineCounters()
-        translator = self._model(engine.launch)
-        status, body = await self._ask(engine, translator.canary(engine.launch.embeddings))
-        if status != 200:
-            raise EngineGarbage(f"the engine answered its canary with status {status}: {body[:200]!r}")
-        try:
-            return translator.canary_answer(body)
-        except ValueError as error:
-            raise EngineGarbage(str(error)) from None
+        return await self._talk.canary(engine.launch)
 
     def address(self, instance: str, name: str = "app") -> str:
         """Where an instance takes requests: the path of its Unix socket. `name`: of an app's sockets which."""
@@ -350,16 +340,6 @@ class ProcessRuntime(Runtime):
     async def _signal(self, instance: str, number: int) -> None:
         await self._keeper.ask("signal", instance=instance, signal=int(number))
 
-    async def _ask(self, engine: _Engine, request: Any) -> tuple[int, bytes]:
-        try:
-            return await ask(engine.launch.socket, engine.launch.secret, request, ANSWER_S_MAX)
-        except TimeoutError:
-            raise EngineLost(f"the engine did not answer {request.path} within {ANSWER_S_MAX:.0f} s") from None
-        except OSError as error:
-            raise EngineLost(f"the engine can't be reached: {error.strerror or error}") from None
-        except ValueError as error:
-            raise EngineGarbage(f"the engine answered {request.path} with garbage: {error}") from None
-
     async def _until_ready(self, engine: _Engine) -> None:
         """Ours says so itself; an operator's program is asked every few milliseconds."""
         if engine.launch.box is not None:
@@ -374,25 +354,16 @@ class ProcessRuntime(Runtime):
             await asyncio.wait((ready, ending), return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
         else:
-            probe = self._model(engine.launch).health()
             while not engine.died.done():
-                with contextlib.suppress(OSError, ValueError, TimeoutError):
-                    status, _ = await ask(engine.launch.socket, engine.launch.secret, probe, 5.0)
-                    if status == 200:
-                        await self._keeper.ask("ready", instance=engine.launch.instance)
-                        return
+                if await self._talk.healthy(engine.launch):
+                    await self._keeper.ask("ready", instance=engine.launch.instance)
+                    return
                 await asyncio.sleep(PROBE_S)
         if engine.lost_keeper:
             raise KeeperGone("the engine ended with its keeper before it was ready")
         if engine.died.done():
             what = "engine" if engine.launch.box is None else "app"
             raise EngineStartFailed(f"the {what} {engine.died.result()} before it was ready{self._said(engine.launch)}")
-
-    def _model(self, launch: LaunchSpec) -> Engine:
-        """What speaks to the engine of a model. An app has none: it is asked whether it is well."""
-        found = self._engines[launch.engine]
-        assert isinstance(found, Engine)
-        return found
 
     def _said(self, launch: LaunchSpec) -> str:
         lines = logs.tail(launch.log, 8)
@@ -410,14 +381,14 @@ class ProcessRuntime(Runtime):
                 _log.warning("%s is ended without being kept: %s", engine.launch.instance, error)
                 return f"its processes could not be kept, so it will start anew: {str(error)[-300:]}"
             return ""
-        await promptcache.save(engine.launch, self._model(engine.launch), lambda asked: self._ask(engine, asked))
+        await self._talk.save(engine.launch)
         return ""
 
     async def _restore(self, engine: _Engine) -> None:
         if engine.launch.box is not None:
             await asyncio.to_thread(boxsaving.forget, engine.launch)  # it lives: what was kept is of the past
             return
-        await promptcache.restore(engine.launch, self._model(engine.launch), lambda asked: self._ask(engine, asked))
+        await self._talk.restore(engine.launch)
 
     def _hear(self, news: dict[str, Any]) -> None:
         if news["event"] == "keeper gone":

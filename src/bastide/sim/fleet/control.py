@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bastide.policy.admission import Bucket
-from bastide.policy.autoscale import Load, scale
 from bastide.policy.backoff import CEILING_S
 from bastide.policy.fleet import Fleet, Request
 from bastide.policy.fleetcheck import Books, check
 from bastide.policy.fleetplan import Planner
 from bastide.policy.fleetstate import Copy, FleetPlan, Start, Wanted
-from bastide.policy.forecast import Forecast
 from bastide.policy.guards import (
     HANGS_S_MIN,
     Health,
@@ -30,6 +28,7 @@ from bastide.policy.guards import (
 )
 from bastide.policy.placement import Mix, Numbers, Score, costs
 from bastide.sim.evaluate.packing import Fgd, best_fit, gpu_packing
+from bastide.sim.fleet.autoscaling import copies_wanted
 from bastide.sim.fleet.live import Live
 from bastide.sim.fleet.nodes import Running
 from bastide.sim.fleet.setup import Placing
@@ -71,35 +70,13 @@ class Control:
 
     def rescale(self, live: Live) -> None:
         """How many copies it should have, by the shipped autoscaling."""
-        clock_s = self.world.clock_s
-        name = live.spec.name
-        expected = 0.0
-        if self.world.setup.policies.predict and live.target.most > 1:
-            if live.forecast is None:
-                live.forecast = Forecast()
-            lead_s = self.world.setup.tick_s + live.spec.ways[0].cached_s
-            live.forecast.saw(clock_s, live.in_flight, lead_s)
-            expected = live.forecast.expected(clock_s, live.in_flight, lead_s)
-        room = sum(one.way.kv_tokens for one in live.awake)
-        used = sum(one.kv_tokens for one in live.awake)
-        load = Load(
-            live.in_flight,
-            live.queued,
-            len(live.awake),
-            live.starting,
-            tokens_per_s=live.prompts(self.world.now_s, 0.0),
-            kv_share=used / room if room else 0.0,
-            first_token_s=live.late_s,
-            expected=expected,
-            warm=live.warm,
-        )
-        live.late_s *= 0.8
-        chosen, live.memory = scale(load, live.target, live.memory, clock_s)
-        copies = chosen.copies
+        world, name = self.world, live.spec.name
+        setup = world.setup
+        copies = copies_wanted(live, world.now_s, world.clock_s, setup.tick_s, setup.policies.predict)
         have = len(live.awake) + live.starting
-        if copies and not have and live.waiting and self.world.room.where_it_rests(live):
-            self._later(live, live.spec.ways[0].sleep_s + self.world.setup.react_s)
-        if live.hold_until_s > self.world.now_s:
+        if copies and not have and live.waiting and world.room.where_it_rests(live):
+            self._later(live, live.spec.ways[0].sleep_s + setup.react_s)
+        if live.hold_until_s > world.now_s:
             copies = min(copies, have)
         live.wanted = copies
         self.active[name] = live
