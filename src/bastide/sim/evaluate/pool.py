@@ -215,15 +215,15 @@ class Pool:
         return found
 
     def _comes_s(self, device: Device, number: int) -> float:
-        """In how long that device comes to this model."""
+        """In how long that device comes to this model; where that is in time at any rate, at most in how long."""
+        dues, due_s = self._dues, self._dues[number]
+        left_s = max(0.0, device.until_s - self._now_s)
         if device.loading == number:
-            left_s = max(device.ready_s, device.until_s) - self._now_s
-        else:
-            left_s = max(0.0, device.until_s - self._now_s)
-        due_s = self._dues[number]
-        return comes_to_it_s(
-            left_s, (self._dues[one] for one in device.held if one in self._dues and one != number), due_s
-        )
+            left_s = max(left_s, device.ready_s - self._now_s)
+        latest_s = left_s + TURN_S * len(device.held)
+        if latest_s <= due_s:
+            return latest_s
+        return comes_to_it_s(left_s, [dues[one] for one in device.held if one in dues and one != number], due_s)
 
     def _gives_way(self, numbers: Sequence[int]) -> int:
         """Which of these it lets go."""

@@ -31,19 +31,26 @@ def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, 
         return pool, score
     # An oracle knows afterwards which settings were best for these arrivals; what ships has one setting for all.
     tried = HINDSIGHT if policy.startswith("oracle") else (SHIPPED,)
-    low, high = 0, models
-    best = Pool(policy, high, models, settings=tried[0]).run(arrivals)
-    while high - low > 1:
-        middle = (low + high) // 2
+
+    def best(size: int) -> Score:
         for settings in tried:
-            score = Pool(policy, middle, models, settings=settings).run(arrivals)
+            score = Pool(policy, size, models, settings=settings).run(arrivals)
             if score.met():
                 break
-        if score.met():
-            high, best = middle, score
+        return score
+
+    # Too small a pool is soon seen to be, so sizes are doubled until one suffices, then the range is halved.
+    low, high = 0, 1
+    while not (score := best(high)).met() and high < models:
+        low, high = high, min(2 * high, models)
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried_score = best(middle)
+        if tried_score.met():
+            high, score = middle, tried_score
         else:
             low = middle
-    return high, best
+    return high, score
 
 
 def rows(data: Path, traces: Sequence[str], policies: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
