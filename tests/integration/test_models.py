@@ -93,6 +93,11 @@ def test_errors_are_the_clients_own(shared: House) -> None:
         shared.ask("word " * 3000)
 
 
+def test_progress_of_more_services_than_an_address_has_room_for(shared: House) -> None:
+    lines = list(shared.client.progress([f"gone-meanwhile-{number}@1" for number in range(3000)]))
+    assert len(lines) == 3000 and all(line["done"] and line["failed"] for line in lines)
+
+
 @pytest.mark.parametrize("rung", ["frozen", "deep"])
 def test_sleep_gives_back_and_a_request_wakes(shared: House, rung: str) -> None:
     shared.ask(CAPITAL)

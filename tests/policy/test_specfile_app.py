@@ -75,6 +75,7 @@ def test_every_word_is_understood() -> None:
         ('{app: ., volumes: [{name: a, path: "/a\\0b"}]}', "absolute path"),
         ("{app: ., env: {A: %s}}" % ("x" * 200_000), "line 1: a.env.A: is over 128 KiB"),
         ("{app: ., command: %s}" % ("x" * 200_000), "line 1: a.command: is over 128 KiB"),
+        ("{app: ., env: {A: %s, B: %s, C: %s}}" % (("x" * 100_000,) * 3), "line 1: a.env: holds more than 256 KiB"),
     ],
 )
 def test_what_is_refused(line: str, said: str) -> None:

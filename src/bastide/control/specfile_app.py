@@ -165,6 +165,10 @@ class AppReader(Reader):
                 self.wrong(line, f"{name}.env.{key}", wrong)
             else:
                 found.append((key, value))
+        if sum(len(f"{key}={value}".encode()) for key, value in found) > TEXT_BYTES_MAX:
+            self.wrong(
+                tree.lines["env"], f"{name}.env", "holds more than 256 KiB; lay what is large down as `config_files`"
+            )
         return tuple(found)
 
     def config_files(self, tree: Branch, name: str) -> tuple[ConfigFile, ...]:

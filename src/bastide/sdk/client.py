@@ -42,7 +42,7 @@ class Client:
     def progress(self, services: list[str]) -> Iterator[Json]:
         """One line at each change while these services are deployed. NAME follows the newest generation, NAME@GENERATION the one
         that a deploy or a rollback made: its line says `failed` where another takes its place."""
-        return self.transport.lines("GET", "/api/v1/progress", self._where(service=services))
+        return self.transport.lines("POST", "/api/v1/progress", self._where(), {"services": services})
 
     def services(self, *, all_projects: bool = False) -> Json:
         return self._get("/api/v1/services", all_projects=all_projects)

@@ -253,7 +253,23 @@ async def progress(
 ) -> StreamingResponse:
     """Lines of JSON while these services are deployed, one at each change; ends when none of them is on its way. `service` is
     NAME, or NAME@GENERATION: its line then has `failed` where another generation takes the place of this one."""
-    wanted = dict(_name_and_generation(text) for text in service)
+    return _progress(control, project, service)
+
+
+class ProgressBody(BaseModel, extra="forbid"):
+    """Whose progress: NAME or NAME@GENERATION each."""
+
+    services: list[str] = Field(min_length=1)
+
+
+@router.post("/progress")
+async def progress_of_many(control: ControlState, project: Project, body: ProgressBody) -> StreamingResponse:
+    """As with GET, for more services than an address has room for."""
+    return _progress(control, project, body.services)
+
+
+def _progress(control: Control, project: str, services: list[str]) -> StreamingResponse:
+    wanted = dict(_name_and_generation(text) for text in services)
     for name, generation in wanted.items():
         if not generation:
             one(control, project, name)
