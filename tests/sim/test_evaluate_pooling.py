@@ -108,7 +108,14 @@ class Watched(Pool):
         return False
 
     def _turn(self, device: Device, model: Model) -> None:
+        comes_s, loads = device.ready_s if device.loading is not None else 0.0, self.score.loads
+        assert device.idle and device.until_s <= self._now_s
         super()._turn(device, model)
+        brought = self.score.loads - loads
+        if device.loading is not None and brought and self._load_s:
+            # One lane: what was on its way, then what this turn waited for, then what comes while it runs.
+            before_s = max(self._now_s, comes_s) + (brought - 1) * self._load_s
+            assert device.ready_s == pytest.approx(before_s + self._load_s)
         for one in self.devices:
             there = {*one.held, *([] if one.loading is None else [one.loading])}
             assert len(there) <= self._held

@@ -257,8 +257,8 @@ class Pool:
         device.held.remove(number)
         del self.models[number].holders[device.index]
 
-    def _begin_ahead(self, device: Device, running: Model) -> None:
-        """While `running` has its turn, the next model comes."""
+    def _begin_ahead(self, device: Device, running: Model, begins_s: float) -> None:
+        """While `running` has its turn, which begins then, the next model comes."""
         if self.policy not in LOADS_AHEAD or device.loading is not None:
             return
         goes, goes_due_s = None, math.inf
@@ -280,7 +280,7 @@ class Pool:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = able[turn.index].number, self._now_s + self._load_s
+        device.loading, device.ready_s = able[turn.index].number, begins_s + self._load_s
         self._hold(device, able[turn.index])
 
     def _turn(self, device: Device, model: Model) -> None:
@@ -301,12 +301,13 @@ class Pool:
         device.running, device.idle = model.number, False
         device.streams, model.active = model.active, []
         model.runs[device.index] = None
+        begins_s = now_s
         device.until_s = self._decode(device, self._prompts(device, model, now_s))
         if model.waiting:
             self._dues[model.number] = model.due_s(self._now_s, self._earlier_s)
         else:
             del self._dues[model.number]
-        self._begin_ahead(device, model)
+        self._begin_ahead(device, model, begins_s)
 
     def _prompts(self, device: Device, model: Model, now_s: float) -> float:
         """Prompts for about as long as a turn, one at least. Returns when they are done."""
