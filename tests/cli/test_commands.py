@@ -73,6 +73,7 @@ def test_ps_is_a_table_for_people(town: Town) -> None:
     assert "default/chat" in done.stdout
     assert "held" in done.stdout.splitlines()[-1]
     assert "\x1b" not in done.stdout, "no control codes where nobody looks at a terminal"
+    assert all(line == line.rstrip() for line in done.stdout.splitlines()), "nor blanks that fill a line up"
 
 
 def test_sleep_and_wake_tell_what_they_did(town: Town) -> None:

@@ -29,8 +29,19 @@ from bastide.domain.units import format_duration
 
 # Where nobody reads along (a pipe, a file) tables keep their full width.
 WIDE = 200
+class _Output(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """A table's lines are filled up with blanks; where nobody reads along they would only be in the way."""
+        if self.is_terminal or not any(isinstance(one, Table) for one in objects):
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
 # Words in square brackets are words: much of what is printed was said by programs that nobody has read.
-out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+out = _Output(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
 
 PHASE_STYLES = {
