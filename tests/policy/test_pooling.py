@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from bastide.policy.pooling import (
     MARGIN_S,
+    MOVE_S,
     STAY_LOADS,
     TURN_S,
     Candidate,
     Held,
+    batch_order_s,
     comes_to_it_s,
     due_s,
     gives_way,
@@ -60,6 +62,18 @@ def test_who_has_nothing_to_do_takes_what_is_urgent_elsewhere() -> None:
 def test_when_a_device_comes_to_a_model() -> None:
     assert comes_to_it_s(0.3, (), 5.0) == 0.3
     assert comes_to_it_s(0.3, (1.0, 9.0, 4.0), 5.0) == pytest.approx(0.3 + 2 * TURN_S)
+
+
+def test_nobody_waits_for_ever_behind_those_that_are_held_and_late() -> None:
+    held = [Candidate("a", -1.0, 0.0, running=True), Candidate("b", -1.0, 0.0)]
+    assert next_turn([*held, Candidate("c", -9.0, 0.7)], LONG_S).index == 0
+    assert next_turn([*held, Candidate("c", -9.4, 0.7)], LONG_S).index == 2
+    assert next_turn([Candidate("a", math.inf, 0.0)], LONG_S).index == 0
+
+
+def test_a_cache_is_moved_for_who_is_due_much_sooner() -> None:
+    assert batch_order_s(5.0, False) < batch_order_s(5.0 - MOVE_S + 0.1, True)
+    assert batch_order_s(5.0, False) > batch_order_s(5.0 - MOVE_S - 0.1, True)
 
 
 def test_nobody_has_work() -> None:

@@ -115,5 +115,6 @@ def test_three_times_the_fleet_is_three_times_the_capacity() -> None:
 
 def test_seeds() -> None:
     assert parse_seeds("42-44,50") == (42, 43, 44, 50)
-    with pytest.raises(InvalidRequest, match="give numbers and ranges"):
-        parse_seeds("x")
+    for text in ("x", "²", "42-41", "9" * 30, "42,"):
+        with pytest.raises(InvalidRequest, match="give numbers and ranges"):
+            parse_seeds(text)

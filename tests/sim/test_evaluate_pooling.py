@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.pool import Device, Model, Pool
+from bastide.sim.evaluate.pool import STEPS, Pool
+from bastide.sim.evaluate.pooldevices import Device, Model
 from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
 from bastide.sim.evaluate.pooling import needed, rows
 
@@ -43,7 +45,16 @@ def test_what_comes_too_late_is_counted() -> None:
 
 
 def test_bad_traces_are_refused(tmp_path: Path) -> None:
-    for trace in ("poisson_0x1", "poisson_5x0", "poisson_5xnan", "servegen_0", "servegen_x", "other"):
+    for trace in (
+        "poisson_0x1",
+        "poisson_5x0",
+        "poisson_5xnan",
+        "servegen_0",
+        "servegen_x",
+        "servegen_4x3",
+        "poisson_٣x0.1",
+        "other",
+    ):
         with pytest.raises(InvalidRequest, match="there is no trace"):
             draw_arrivals(trace, Clients((), (), dict), 1)
     assert grid(tmp_path) == list(GRID), "no rates, no clients with their own"
@@ -57,6 +68,8 @@ def test_bad_traces_are_refused(tmp_path: Path) -> None:
     duckdb.connect().execute(f"copy ({select}) to '{tmp_path / LENGTHS}' (format parquet)")
     with pytest.raises(InvalidRequest, match="input_tokens of client 1 of m has no proper quantiles"):
         read_clients(tmp_path)
+    with pytest.raises(InvalidRequest, match="3,000,000,000 requests are too many"):
+        draw_arrivals("poisson_10000x1000", Clients((), (), dict), 1)
     with pytest.raises(InvalidRequest, match="there is no policy"):
         list(rows(tmp_path, (), ("other",), (1,)))
 
@@ -70,12 +83,14 @@ def test_clients_with_rates_of_their_own() -> None:
     assert max(asked.values()) > 5 * min(asked.values()), "some are asked far more often than others"
     assert len(arrivals) < models * RATE_MAX * 300
     assert grid(DATA)[-1] == "servegen_80"
-    with pytest.raises(InvalidRequest, match="clients ask at most"):
+    with pytest.raises(InvalidRequest, match="only 215 ask at most"):
         draw_arrivals("servegen_10000", clients, 42)
 
 
 @needs(LENGTHS)
-@pytest.mark.parametrize(("trace", "devices"), [("poisson_80x0.1", 14), ("poisson_40x0.5", 12), ("servegen_40", 9)])
+@pytest.mark.parametrize(
+    ("trace", "devices"), [("poisson_80x0.1", 14), ("poisson_40x0.5", 14), ("servegen_40", 9), ("poisson_20x0.5", 8)]
+)
 def test_pools_that_were_once_too_small(trace: str, devices: int) -> None:
     models, arrivals = draw_arrivals(trace, read_clients(DATA), 42)
     assert Pool("bastide", devices, models).run(arrivals).met()
@@ -102,20 +117,38 @@ def test_every_token_is_made_once_and_places_are_kept(
 
 
 class Watched(Pool):
-    """A pool that goes on however late it is, and looks at its places at every turn."""
+    """A pool that goes on however late it is, and looks at its places, lanes and memory at every turn."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.lane_s = [0.0] * len(self.devices)  # until when each is taken by loads
+        self.blocks = False
 
     def _hopeless(self) -> bool:
         return False
 
+    def _begin_ahead(self, device: Device, running: Model, begins_s: float) -> None:
+        loads = self.score.loads
+        super()._begin_ahead(device, running, begins_s)
+        if self.score.loads > loads:
+            self._loaded(device, device.ready_s)
+
+    def _batch(self, device: Device, model: Model) -> float:
+        if self.blocks:
+            self._loaded(device, device.loaded_s)
+        return super()._batch(device, model)
+
+    def _loaded(self, device: Device, there_s: float) -> None:
+        assert there_s >= max(self._now_s, self.lane_s[device.index]) + self._load_s - 1e-6, "one after the other"
+        self.lane_s[device.index] = there_s
+
     def _turn(self, device: Device, model: Model) -> None:
-        comes_s, loads = device.ready_s if device.loading is not None else 0.0, self.score.loads
-        assert device.idle and device.until_s <= self._now_s
+        assert device.idle and device.until_s <= self._now_s + 1e-6
+        self.blocks = model.number not in device.held and device.loading != model.number
         super()._turn(device, model)
-        brought = self.score.loads - loads
-        if device.loading is not None and brought and self._load_s:
-            # One lane: what was on its way, then what this turn waited for, then what comes while it runs.
-            before_s = max(self._now_s, comes_s) + (brought - 1) * self._load_s
-            assert device.ready_s == pytest.approx(before_s + self._load_s)
+        assert device.until_s > self._now_s, "a turn in which nothing is done would never end"
+        caches = device.used() + sum(m.cached(device.index) for m in self.models)
+        assert len(device.streams) <= 1 or caches <= device.room(device.places()) + STEPS
         for one in self.devices:
             there = {*one.held, *([] if one.loading is None else [one.loading])}
             assert len(there) <= self._held

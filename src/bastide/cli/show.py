@@ -29,6 +29,8 @@ from bastide.domain.units import format_duration
 
 # Where nobody reads along (a pipe, a file) tables keep their full width.
 WIDE = 200
+
+
 class _Output(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """A table's lines are filled up with blanks; where nobody reads along they would only be in the way."""

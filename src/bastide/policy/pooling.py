@@ -20,6 +20,10 @@ MARGIN_S = 4.0
 TURN_S = 0.5
 # A first token is due so much before it was promised: a stream that was late catches up, a first token that was late stays it.
 FIRST_EARLIER_S = 0.25
+# A cache that lies on another device is moved for a stream that is due so much sooner than those whose cache lies here.
+MOVE_S = 2.0
+# Who is this late goes before all others, held or not, whoever is latest first: so nobody waits for ever.
+OVERDUE_S = 10.0
 # Loading is paid for by running: a device that was loaded for one runs those it holds this many times as long as the next load.
 STAY_LOADS = 4.0
 
@@ -89,7 +93,8 @@ def next_turn(
     the load. A device that has nothing else to do takes such a one as soon as it is urgent.
 
     `since_load_s`: how long ago the device last loaded a model. Until that load has paid for itself, only those it holds
-    are asked, if any of them has work. Of those who are late already, those it holds come first: loading another makes all later.
+    are asked, if any of them has work. Of those who are late already, those it holds come first, for loading another makes all
+    later; but not before those who are `OVERDUE_S` late.
     """
     if not candidates:
         return Turn(None, "nobody has work")
@@ -105,13 +110,28 @@ def next_turn(
     able = [i for i in open_ if candidates[i].load_s == 0 or since_load_s >= stay_loads * candidates[i].load_s] or open_
     if not able:
         return Turn(None, "others hold all that has work, and have time for it")
-    least = min(able, key=lambda i: (max(0.0, candidates[i].slack_s), candidates[i].load_s, candidates[i].slack_s))
+    least = min(able, key=lambda i: _order(candidates[i]))
     chosen = candidates[least]
     running = next((i for i in able if candidates[i].running), least)
     if running != least and chosen.slack_s > margin_s:
-        why = f"{candidates[running].name} goes on: {chosen.name} can wait {format_duration(chosen.slack_s)}"
-        return Turn(running, why)
-    return Turn(least, f"{chosen.name} is due first, in {format_duration(max(0.0, chosen.due_s))}")
+        return Turn(running, f"{candidates[running].name} goes on: {chosen.name} can wait {_lasting(chosen.slack_s)}")
+    return Turn(least, f"{chosen.name} is due first, in {_lasting(chosen.due_s)}")
+
+
+def _order(one: Candidate) -> tuple[bool, float, float, float]:
+    """The least is next."""
+    if one.slack_s < -OVERDUE_S:
+        return False, one.slack_s, 0.0, 0.0
+    return True, max(0.0, one.slack_s), one.load_s, one.slack_s
+
+
+def _lasting(seconds: float) -> str:
+    return format_duration(max(0.0, seconds)) if seconds < math.inf else "any time"
+
+
+def batch_order_s(next_token_s: float, moves: bool) -> float:
+    """In which order streams of one model join a turn while there is room for their caches; `moves`: it lies on another device."""
+    return next_token_s + MOVE_S if moves else next_token_s
 
 
 def due_s(first_token_s: float, next_token_s: float, earlier_s: float = FIRST_EARLIER_S) -> float:
@@ -129,7 +149,12 @@ def gives_way(held: Sequence[Held]) -> Turn:
     if chosen.due_s == math.inf:
         return Turn(last, f"{chosen.name} has no work")
     also = ", and another device holds it too" if chosen.elsewhere else ""
-    return Turn(last, f"{chosen.name} can wait longest, {format_duration(max(0.0, chosen.due_s))}{also}")
+    return Turn(last, f"{chosen.name} can wait longest, {_lasting(chosen.due_s)}{also}")
+
+
+def worth_the_place(due_s: float, gives_way_due_s: float) -> bool:
+    """Whether what is due then may have the place of what must run then: later by a turn at least, or places change for nothing."""
+    return due_s + TURN_S <= gives_way_due_s
 
 
 def load_ahead(
@@ -143,14 +168,13 @@ def load_ahead(
     soonest, once it is urgent. Copying uses other parts of a device than computing, so this costs a place and no time.
 
     `turn_left_s`: of the one that runs; `held_due_s`: when those that it holds must run; `gives_way_due_s`: when the one must
-    that would give way for it (infinite where there is a place, or that one has no work): later by a turn at least, or places
-    change for nothing.
+    that would give way for it (infinite where there is a place, or that one has no work).
     """
     open_ = [
         i
         for i, one in enumerate(candidates)
         if one.load_s > 0
-        and one.due_s + TURN_S <= gives_way_due_s
+        and worth_the_place(one.due_s, gives_way_due_s)
         and one.better_here(comes_to_it_s(max(turn_left_s, one.load_s), held_due_s, one.due_s))
     ]
     if not open_:
@@ -158,5 +182,5 @@ def load_ahead(
     first = min(open_, key=lambda i: candidates[i].slack_s)
     chosen = candidates[first]
     if chosen.slack_s >= margin_s:
-        return Turn(None, f"{chosen.name} can wait {format_duration(chosen.slack_s)}")
-    return Turn(first, f"{chosen.name} is loaded meanwhile: it is due in {format_duration(max(0.0, chosen.due_s))}")
+        return Turn(None, f"{chosen.name} can wait {_lasting(chosen.slack_s)}")
+    return Turn(first, f"{chosen.name} is loaded meanwhile: it is due in {_lasting(chosen.due_s)}")

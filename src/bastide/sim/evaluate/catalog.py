@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,13 +165,16 @@ def evaluation(name: str) -> Evaluation:
     return EVALUATIONS[name]
 
 
+SEED = re.compile(r"[0-9]{1,18}")
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`42-51`, `42,45` or `42`."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise InvalidRequest(f"--seeds {text}: give numbers and ranges, such as 42-51 or 42,45")
+        if not SEED.fullmatch(first) or (dash and not SEED.fullmatch(last)) or int(last or first) < int(first):
+            raise InvalidRequest(f"--seeds {text[:80]}: give numbers and ranges, such as 42-51 or 42,45")
         if int(last or first) - int(first) >= 10_000:
             raise InvalidRequest(f"--seeds {text}: between 1 and 10,000 seeds")
         seeds.extend(range(int(first), int(last or first) + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ RATES = "servegen_client_rates_nonzero.parquet"
 GRID = tuple(f"poisson_{models}x{rate:g}" for rate in (0.1, 0.5) for models in (20, 40, 60, 80, 100))
 OWN_RATES = ("servegen_20", "servegen_40", "servegen_80")
 LASTS_S = 300.0
+NAME = re.compile(r"(?:(poisson)_([0-9]{1,5})x([0-9]*[.]?[0-9]+)|(servegen)_([0-9]{1,5}))")
+REQUESTS_MAX = 5_000_000
+TOKENS_MAX = 10_000_000
 # A client that asks more often needs devices of its own; and one that asks less than once in all that time is not there.
 RATE_MAX, RATE_MIN = 0.5, 1 / LASTS_S
 CV_MAX = 4.0  # beyond, everything comes at once or not at all
@@ -33,9 +37,9 @@ Window = tuple[float, float]  # requests a second, coefficient of variation of t
 class Clients:
     """Lengths by client, in the order of names; windows by the same client, read once they are needed."""
 
-    names: tuple[tuple[str, int], ...]
+    names: tuple[tuple[str, str], ...]
     lengths: tuple[Quantiles, ...]
-    windows: Callable[[], dict[tuple[str, int], list[Window]]]
+    windows: Callable[[], dict[tuple[str, str], list[Window]]]
 
 
 def read_clients(data: Path) -> Clients:
@@ -43,25 +47,34 @@ def read_clients(data: Path) -> Clients:
     path = find(data, LENGTHS)
     rows = parquet_rows(
         path,
-        "select model, client, field, p5, p25, p50, p75, p90, p95, p99 from trace where category = 'language' order by 1, 2, 3",
+        "select cast(model as varchar), cast(client as varchar), cast(field as varchar), "
+        + ", ".join(f"cast(p{share} as double)" for share in (5, 25, 50, 75, 90, 95, 99))
+        + " from trace where category = 'language' order by 1, try_cast(client as bigint), 2, 3",
     )
-    clients: dict[tuple[str, int], Quantiles] = {}
+    clients: dict[tuple[str, str], Quantiles] = {}
     for model, client, name, *quantiles in rows:
-        if any(value is None or not math.isfinite(value) or value < 0 for value in quantiles):
-            raise InvalidRequest(f"{path}: the {name} of client {client} of {model} has no proper quantiles")
-        clients.setdefault((model, client), {})[name] = tuple(quantiles)
+        if any(value is None or not 0 <= value <= TOKENS_MAX for value in quantiles) or sorted(quantiles) != quantiles:
+            raise InvalidRequest(
+                f"{path}: the {name} of client {client} of {model} has no proper quantiles: they rise from p5 to p99, "
+                f"between 0 and {TOKENS_MAX:,}"
+            )
+        if name in clients.setdefault((model, client), {}):
+            raise InvalidRequest(f"{path}: the {name} of client {client} of {model} is there twice")
+        clients[model, client][name] = tuple(quantiles)
     found = {name: one for name, one in clients.items() if {"input_tokens", "output_tokens"} <= one.keys()}
     if not found:
         raise InvalidRequest(f"{path} has no client with both lengths")
     return Clients(tuple(found), tuple(found.values()), lambda: _read_windows(data))
 
 
-def _read_windows(data: Path) -> dict[tuple[str, int], list[Window]]:
+def _read_windows(data: Path) -> dict[tuple[str, str], list[Window]]:
     path = find(data, RATES)
     rows = parquet_rows(
-        path, "select model, client, t_s, rate_rps, cv from trace where category = 'language' order by 1, 2, 3"
+        path,
+        "select cast(model as varchar), cast(client as varchar), cast(t_s as double), cast(rate_rps as double), "
+        "cast(cv as double) from trace where category = 'language' order by 1, try_cast(client as bigint), 2, 3",
     )
-    windows: dict[tuple[str, int], list[Window]] = {}
+    windows: dict[tuple[str, str], list[Window]] = {}
     for model, client, at_s, rate, cv in rows:
         if any(value is None or not math.isfinite(value) or value < 0 for value in (rate, cv)):
             raise InvalidRequest(f"{path}: client {client} of {model} has no proper rate at {at_s} s")
@@ -81,16 +94,15 @@ def grid(data: Path) -> list[str]:
 def draw_arrivals(trace: str, clients: Clients, seed: int) -> tuple[int, list[Arrival]]:
     """How many models, and what arrives."""
     chance = random.Random(seed)
-    kind, _, rest = trace.partition("_")
-    models_text, _, rate_text = rest.partition("x")
-    try:
-        models, rate = int(models_text), float(rate_text) if kind == "poisson" else 1.0
-    except ValueError:
-        models, rate = 0, 0.0
-    if kind not in ("poisson", "servegen") or not 0 < models <= 10_000 or not 0 < rate < math.inf:
+    named = NAME.fullmatch(trace)
+    kind, models = ("", 0) if named is None else (named[1] or named[4], int(named[2] or named[5]))
+    rate = float(named[3]) if named is not None and named[3] else 1.0
+    if not 0 < models <= 10_000 or not 0 < rate < math.inf:
         raise InvalidRequest(
-            f"there is no trace {trace!r} in E3; give poisson_MxRATE, such as poisson_40x0.1, or servegen_M"
+            f"there is no trace {trace[:80]!r} in E3; give poisson_MxRATE, such as poisson_40x0.1, or servegen_M"
         )
+    if kind == "poisson" and models * rate * LASTS_S > REQUESTS_MAX:
+        raise InvalidRequest(f"{trace}: {models * rate * LASTS_S:,.0f} requests are too many, at most {REQUESTS_MAX:,}")
     arrivals: list[Arrival] = []
     if kind == "poisson":
         for number in range(models):
@@ -101,7 +113,7 @@ def draw_arrivals(trace: str, clients: Clients, seed: int) -> tuple[int, list[Ar
     able = [index for index, name in enumerate(clients.names) if name in windows]
     if models > len(able):
         raise InvalidRequest(
-            f"{trace}: only {len(able)} clients ask at most {RATE_MAX:g} times a second in some window"
+            f"{trace}: of the clients in {LENGTHS} and {RATES} only {len(able)} ask at most {RATE_MAX:g} times a second in some window"
         )
     for number, index in enumerate(chance.sample(able, models)):
         own, cv = chance.choice(windows[clients.names[index]])

@@ -12,35 +12,51 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.pool import HINDSIGHT, SHIPPED, Pool, Score
+from bastide.sim.evaluate.pool import HINDSIGHT, SHIPPED, Pool
+from bastide.sim.evaluate.pooldevices import PROMPT_TOKENS_PER_S, STEP_S, Score
 from bastide.sim.evaluate.pooled import Arrival, draw_arrivals, grid, read_clients
 
 POLICIES = ("dedicated", "keepalive_autoscale", "static_multiplexing", "oracle_free", "oracle_paying", "bastide")
 
 
+# MuxServe shares a device among two or three.
+TOGETHER_MAX = 3
+
+
+def dealt(models: int, devices: int, arrivals: Sequence[Arrival]) -> dict[int, int]:
+    """By model its device, for good: by what they will be asked (known beforehand, as MuxServe supposes), the largest first, each
+    where the least is asked so far and there is a place."""
+    asked_s = [0.0] * models
+    for _, number, prompt, answer in arrivals:
+        asked_s[number] += prompt / PROMPT_TOKENS_PER_S + answer * STEP_S
+    owners: dict[int, int] = {}
+    load_s, count = [0.0] * devices, [0] * devices
+    for number in sorted(range(models), key=lambda one: -asked_s[one]):
+        able = [index for index in range(devices) if count[index] < TOGETHER_MAX]
+        owners[number] = chosen = min(able, key=lambda index: load_s[index])
+        load_s[chosen] += asked_s[number]
+        count[chosen] += 1
+    return owners
+
+
 def needed(policy: str, models: int, arrivals: Sequence[Arrival]) -> tuple[int, Score]:
     """The smallest pool that keeps its promises, and what came of the requests there."""
     if policy == "dedicated":
-        return models, Pool("static_multiplexing", models, models, 1).run(arrivals)
-    if policy == "static_multiplexing":
-        for together in (3, 2, 1):
-            pool = math.ceil(models / together)
-            score = Pool(policy, pool, models, together).run(arrivals)
-            if score.met():
-                break
-        return pool, score
+        return models, Pool(policy, models, models, {number: number for number in range(models)}).run(arrivals)
+    fewest = math.ceil(models / TOGETHER_MAX) if policy == "static_multiplexing" else 1
     # An oracle knows afterwards which settings were best for these arrivals; what ships has one setting for all.
     tried = HINDSIGHT if policy.startswith("oracle") else (SHIPPED,)
 
     def best(size: int) -> Score:
+        owners = dealt(models, size, arrivals) if policy == "static_multiplexing" else None
         for settings in tried:
-            score = Pool(policy, size, models, settings=settings).run(arrivals)
+            score = Pool(policy, size, models, owners, settings).run(arrivals)
             if score.met():
                 break
         return score
 
     # Too small a pool is soon seen to be, so sizes are doubled until one suffices, then the range is halved.
-    low, high = 0, 1
+    low, high = fewest - 1, fewest
     while not (score := best(high)).met() and high < models:
         low, high = high, min(2 * high, models)
     while high - low > 1:

@@ -1,0 +1,131 @@
+"""What the devices of E3 are: an 8B model's costs on an 80 GB device, what waits, what streams, and where caches lie.
+
+A request is in time when its first token comes within 10 s; a token, when it comes by 100 ms times its place after the first
+(earlier is kept for the reader, as in Aegaeon, SOSP'25). Nothing here was measured by us: times are published ones, sizes those of
+Llama-3.1-8B with 16 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bastide.policy.pooling import due_s
+
+TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
+PROMPT_TOKENS_PER_S = 8000.0
+STEP_S = 0.025
+LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
+HELD = 4  # models at most, beside caches
+# All in tokens of cache (128 KiB each): nine tenths of the device, the weights of a model, and what the lane brings in a second.
+MEMORY_TOKENS = 0.9 * 80e9 / 2**17
+WEIGHTS_TOKENS = 16e9 / 2**17
+MOVES_TOKENS_PER_S = WEIGHTS_TOKENS / LOAD_S
+LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
+
+
+@dataclass(slots=True)
+class Stream:
+    """A request: when it came, tokens of its prompt and answer, tokens made, and when the first was. `home`: the device where its
+    cache lies; None: in a host's memory."""
+
+    at_s: float
+    prompt: int
+    answer: int
+    made: int = 0
+    first_s: float = 0.0
+    home: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What its cache holds."""
+        return self.prompt + self.made
+
+    def next_s(self) -> float:
+        """When its next token is due."""
+        return self.first_s + TBT_S * self.made
+
+
+@dataclass(slots=True)
+class Model:
+    """What waits for its first token, and what streams and has no turn just now. `holders`: devices that have it in memory;
+    `runs`: those that run it at this moment, each with streams of its own."""
+
+    number: int
+    waiting: deque[Stream] = field(default_factory=deque)
+    active: list[Stream] = field(default_factory=list)
+    holders: dict[int, None] = field(default_factory=dict)
+    runs: dict[int, None] = field(default_factory=dict)
+    prompts: int = 0  # tokens that wait
+
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.active)
+
+    def due_s(self, now_s: float, earlier_s: float) -> float:
+        """In how long it must run; infinite without work."""
+        first = math.inf
+        if self.waiting:
+            first = self.waiting[0].at_s + TTFT_S - self.prompts / PROMPT_TOKENS_PER_S
+        following = min((stream.next_s() for stream in self.active), default=math.inf)
+        return due_s(first, following, earlier_s) - now_s
+
+    def cached(self, device: int) -> int:
+        """Tokens of its resting streams whose caches lie there."""
+        return sum(stream.tokens for stream in self.active if stream.home == device)
+
+
+@dataclass(slots=True)
+class Device:
+    """`running`: who had the last turn, which is over at `until_s` (others take it for `expected_s`); `streams`: of that turn;
+    `caches`: models that left caches here, the least recently run first."""
+
+    index: int
+    held: list[int] = field(default_factory=list)  # least recently run first
+    running: int | None = None
+    streams: list[Stream] = field(default_factory=list)
+    caches: dict[int, None] = field(default_factory=dict)
+    until_s: float = 0.0
+    expected_s: float = 0.0
+    loaded_s: float = -math.inf
+    idle: bool = True
+    loading: int | None = None  # brought here while another runs, there at `ready_s`
+    ready_s: float = 0.0
+
+    def room(self, places: int) -> float:
+        """Tokens of cache that fit beside so many models."""
+        return MEMORY_TOKENS - places * WEIGHTS_TOKENS
+
+    def places(self) -> int:
+        """Models that it holds, or that are on their way."""
+        return len(self.held) + (self.loading is not None)
+
+    def used(self) -> int:
+        """Tokens of the caches of this turn."""
+        return sum(stream.tokens for stream in self.streams)
+
+
+@dataclass(slots=True)
+class Score:
+    """What came of the requests. `asked`: how many there were."""
+
+    asked: int = 0
+    requests: int = 0
+    first_late: int = 0
+    tokens: int = 0
+    tokens_late: int = 0
+    loads: int = 0
+    moved_tokens: int = 0  # of caches, from one device to another or from a host's memory
+
+    def met(self) -> bool:
+        """Whether all were answered, and 99 % of first tokens and of the others came in time."""
+        late, tokens_late = (1 - IN_TIME) * self.requests, (1 - IN_TIME) * max(1, self.tokens)
+        return self.requests == self.asked and self.first_late <= late and self.tokens_late <= tokens_late
+
+
+def prompt_first(waits: Stream, streams: Iterable[Stream], now_s: float) -> bool:
+    """Whether the next prompt is computed before the streams go on: they can spare the time, or it can't wait."""
+    takes_s = waits.prompt / PROMPT_TOKENS_PER_S
+    spare_s = min((stream.next_s() for stream in streams), default=math.inf) - now_s
+    return takes_s <= spare_s or waits.at_s + TTFT_S - now_s - takes_s < LATE_S
