@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from bastide.policy.pooling import (
     due_s,
     gives_way,
     load_ahead,
+    meanwhile,
     next_turn,
 )
 
@@ -62,6 +64,24 @@ def test_who_has_nothing_to_do_takes_what_is_urgent_elsewhere() -> None:
 def test_when_a_device_comes_to_a_model() -> None:
     assert comes_to_it_s(0.3, (), 5.0) == 0.3
     assert comes_to_it_s(0.3, (1.0, 9.0, 4.0), 5.0) == pytest.approx(0.3 + 2 * TURN_S)
+
+
+def test_a_second_copy_is_not_worth_the_place_of_one_with_work() -> None:
+    own, late = Candidate("own", 60.0, 0.0), Candidate("a", 2.0, 0.7, elsewhere_s=2.1)
+    assert next_turn([own, replace(late, displaces=True)], LONG_S).index == 0
+    assert next_turn([replace(late, displaces=True)], LONG_S).index is None
+    assert load_ahead([replace(late, displaces=True)]).index is None
+    assert load_ahead([Candidate("nowhere", 2.0, 0.7, displaces=True)]).index == 0, "nobody else has it"
+
+
+def test_a_device_does_not_stand_still_for_a_load() -> None:
+    comes, soon = Candidate("comes", 1.0, 0.7), Candidate("comes", 0.5, 0.3)
+    held, busy = Candidate("held", 3.0, 0.0), Candidate("busy", 2.0, 0.0, elsewhere_s=0.4)
+    turn = meanwhile([comes, held, busy], 0, False)
+    assert turn.index == 1 and turn.reason.endswith("comes is loaded meanwhile")
+    assert meanwhile([comes, busy], 0, False).index == 0, "what another device runs is not its own"
+    assert meanwhile([soon, held], 0, True).index == 0, "it has no time for another's turn"
+    assert meanwhile([replace(soon, due_s=0.9), held], 0, True).index == 1
 
 
 def test_nobody_waits_for_ever_behind_those_that_are_held_and_late() -> None:

@@ -34,6 +34,7 @@ class Candidate:
 
     `load_s`: to bring it onto the device first; 0 where it is there. `running`: it had the last turn.
     `elsewhere_s`: in how long another device that holds it comes to it (`comes_to_it_s`); infinite where none does.
+    `displaces`: to bring it here, something with work would have to go.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Candidate:
     load_s: float
     running: bool = False
     elsewhere_s: float = math.inf
+    displaces: bool = False
 
     @property
     def slack_s(self) -> float:
@@ -52,8 +54,10 @@ class Candidate:
         return self.elsewhere_s < math.inf
 
     def better_here(self, here_s: float) -> bool:
-        """Whether nobody else holds it, or they would be late for it and this device, in `here_s`, is sooner."""
-        return not self.elsewhere or (self.elsewhere_s > self.due_s and here_s < self.elsewhere_s)
+        """Whether nobody else holds it, or they would be late for it and this device, in `here_s`, is sooner. A second copy is
+        not worth the place of a model with work: that one would be missed as soon."""
+        late_there = not self.displaces and self.elsewhere_s > self.due_s
+        return not self.elsewhere or (late_there and here_s < self.elsewhere_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ def next_turn(
     if not candidates:
         return Turn(None, "nobody has work")
     if all(one.elsewhere for one in candidates):
-        open_ = [i for i, one in enumerate(candidates) if one.slack_s < margin_s]  # it stops nobody by loading
+        # It stops nobody by loading.
+        open_ = [i for i, one in enumerate(candidates) if one.slack_s < margin_s and not one.displaces]
     else:
         spare_s = min((one.due_s for one in candidates if one.load_s == 0 and not one.elsewhere), default=math.inf)
         open_ = [
@@ -116,6 +121,24 @@ def next_turn(
     if running != least and chosen.slack_s > margin_s:
         return Turn(running, f"{candidates[running].name} goes on: {chosen.name} can wait {_lasting(chosen.slack_s)}")
     return Turn(least, f"{chosen.name} is due first, in {_lasting(chosen.due_s)}")
+
+
+def meanwhile(
+    candidates: Sequence[Candidate],
+    comes: int,
+    on_its_way: bool,
+    margin_s: float = MARGIN_S,
+    stay_loads: float = STAY_LOADS,
+) -> Turn:
+    """Who runs while the chosen one, `comes`, is loaded: a device that holds something with work doesn't stand still for a load.
+    Unless that one is on its way already and has no time for another's turn."""
+    held = [i for i, one in enumerate(candidates) if one.load_s == 0 and not one.elsewhere]
+    chosen = candidates[comes]
+    if not held or (on_its_way and chosen.slack_s < TURN_S):
+        return Turn(comes, f"{chosen.name} is waited for")
+    turn = next_turn([candidates[i] for i in held], math.inf, margin_s, stay_loads)
+    assert turn.index is not None
+    return Turn(held[turn.index], f"{turn.reason}; {chosen.name} is loaded meanwhile")
 
 
 def _order(one: Candidate) -> tuple[bool, float, float, float]:

@@ -22,6 +22,7 @@ from bastide.policy.pooling import (
     comes_to_it_s,
     gives_way,
     load_ahead,
+    meanwhile,
     next_turn,
     worth_the_place,
 )
@@ -130,22 +131,18 @@ class Pool:
         turn = next_turn(list(candidates.values()), self._now_s - device.loaded_s, *self._settings)
         if turn.index is None:
             return None
-        chosen = list(candidates)[turn.index]
-        if candidates[chosen].load_s > 0 and self.policy in LOADS_AHEAD:
-            return self._meanwhile(device, candidates, self.models[chosen])
-        return self.models[chosen]
-
-    def _meanwhile(self, device: Device, candidates: Mapping[int, Candidate], comes: Model) -> Model:
-        """Who runs while that one comes: a device that holds something with work doesn't stand still for a load."""
-        held = {number: one for number, one in candidates.items() if one.load_s == 0 and not one.elsewhere}
-        turn = next_turn(list(held.values()), math.inf, *self._settings)
-        if turn.index is None or (device.loading == comes.number and candidates[comes.number].slack_s < TURN_S):
-            return comes
-        runs = self.models[list(held)[turn.index]]
-        if device.loading is None:
+        numbers = list(candidates)
+        chosen = numbers[turn.index]
+        if candidates[chosen].load_s == 0 or self.policy not in LOADS_AHEAD:
+            return self.models[chosen]
+        coming = device.loading == chosen
+        turn = meanwhile(list(candidates.values()), turn.index, coming, *self._settings)
+        assert turn.index is not None
+        runs = numbers[turn.index]
+        if runs != chosen and device.loading is None:
             device.expected_s = self._now_s + TURN_S
-            self._begin_ahead(device, runs, self._now_s)
-        return runs if device.loading is not None else comes
+            self._begin_ahead(device, self.models[runs], self._now_s)
+        return self.models[runs if device.loading is not None else chosen]
 
     def _kept(self, device: Device, able: Iterable[Model]) -> Model | None:
         """An instance keeps its device while it has requests. Another of its model takes one when requests would be late."""
@@ -176,11 +173,10 @@ class Pool:
             load_s = 0.0 if here else self._load_s
             if number == device.loading:
                 load_s = max(0.0, device.ready_s - self._now_s)
-            if model.holders and not here and not spare:
-                continue
             others: Iterable[int] = model.runs if here or not self._load_s else model.holders
             elsewhere_s = min((self._comes_s(self.devices[one], number) for one in others), default=math.inf)
-            found[number] = Candidate(str(number), due_s, load_s, number == device.running, elsewhere_s)
+            running = number == device.running
+            found[number] = Candidate(str(number), due_s, load_s, running, elsewhere_s, not spare and not here)
         return found
 
     def _has_place(self, device: Device) -> bool:
