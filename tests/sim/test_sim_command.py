@@ -139,3 +139,58 @@ def test_where_no_fleet_is_enough_it_says_what_else_it_may_be(scenario: Path) ->
     said: list[str] = []
     assert fewest(never, None, said.append) is never
     assert "more are not tried" in said[-1] and "`most` copies" in said[-1]
+
+
+NO_POWER = """name: Dark
+duration: 1m
+locations: {here: {power_w: 0}}
+nodes: [{location: here, device: L4}]
+services:
+  - {name: patient, model: qwen3-4b, first_token: 5m, wait: 10m, arrivals: {law: poisson, per_hour: 600}}
+  - {name: hasty, model: qwen3-4b, first_token: 5s, wait: 10m, arrivals: {law: poisson, per_hour: 600}}
+"""
+
+
+def test_who_still_waits_at_the_end_was_not_answered_in_time(tmp_path: Path) -> None:
+    (result,) = run(parse(NO_POWER, tmp_path))
+    assert result.figures["answered_share"] == result.figures["in_time_share"] == 0.0
+    assert result.figures["waiting_at_end"] == result.figures["requests"] > 0
+    assert [one["service"] for one in result.worst] == ["hasty"], "what was promised to the other may still be kept"
+    said = CliRunner().invoke(app, ["sim", str(written(tmp_path, NO_POWER))]).output
+    assert "still waiting at the end" in said and "Below 99 % by themselves: hasty (0.0 % of" in said
+    assert "Most often: no place" in said
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "scenario.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--parquet"])
+def test_where_nothing_can_be_written_nothing_is_simulated(scenario: Path, tmp_path: Path, option: str) -> None:
+    there = tmp_path / "there"
+    if option == "--parquet":
+        there.write_text("a file")
+    else:
+        there.mkdir()
+    done = CliRunner().invoke(app, ["sim", str(scenario), option, str(there)])
+    assert isinstance(done.exception, InvalidRequest) and str(there) in done.exception.message
+    assert "simulating" not in done.output
+    done = CliRunner().invoke(app, ["sim", str(written(tmp_path, NO_POWER)), option, str(tmp_path / "new" / "out")])
+    assert done.exit_code == 0 and (tmp_path / "new" / "out").exists()
+
+
+def test_a_trace_whose_requests_all_come_later_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "t.parquet"
+    duckdb.connect().execute(f"copy (select 'f' as func, 100 as minute, 3 as count) to '{trace}' (format parquet)")
+    text = NO_POWER.split("services:")[0] + (
+        "services:\n  - {name: s, model: qwen3-4b, arrivals: {law: trace, file: t.parquet}}\n"
+    )
+    with pytest.raises(InvalidSpec, match="no requests in the 60 s that are simulated"):
+        run(parse(text, tmp_path))
+    (tmp_path / "t.csv").write_text("func,minute,count\nf,0,3\n")
+    with pytest.raises(InvalidSpec, match="read as Parquet only"):
+        run(parse(text.replace("t.parquet", "t.csv"), tmp_path))
+    with pytest.raises(InvalidSpec, match=r"jurisdictions: names none"):
+        parse(NO_POWER.replace("first_token: 5s", "jurisdictions: []"), tmp_path)

@@ -25,6 +25,7 @@ class Result:
     figures: dict[str, float]
     wakes: dict[str, int]
     by_location: dict[str, dict[str, float]]
+    worst: tuple[dict[str, Any], ...]  # services of which the most came too late or not, by share
     timeline: tuple[Sample, ...]
     reasons: tuple[dict[str, Any], ...]
     digest: str
@@ -39,6 +40,7 @@ class Result:
             "figures": self.figures,
             "wakes": self.wakes,
             "by_location": self.by_location,
+            "worst_services": list(self.worst),
             "timeline": [asdict(sample) for sample in self.timeline],
             "reasons": list(self.reasons),
         }
@@ -74,11 +76,36 @@ def simulate(made: Setup, name: str) -> Result:
     figures, by_location = _figures(world, measured)
     wakes = {rung: measured.wakes[rung] for rung in ("light", "cached", "neighbour", "source")}
     reasons = tuple(measured.reasons.values())
-    policy = made.policies.name
-    whole = [policy, made.seed, figures, wakes, by_location, [asdict(sample) for sample in measured.timeline], reasons]
+    policy, worst = made.policies.name, _worst(world)
+    whole = [
+        policy,
+        made.seed,
+        figures,
+        wakes,
+        by_location,
+        worst,
+        [asdict(sample) for sample in measured.timeline],
+        reasons,
+    ]
     return Result(
-        name, policy, made.seed, figures, wakes, by_location, tuple(measured.timeline), reasons, digest(whole)
+        name, policy, made.seed, figures, wakes, by_location, worst, tuple(measured.timeline), reasons, digest(whole)
     )  # fmt: skip
+
+
+WORST_MAX = 20
+
+
+def _worst(world: World) -> tuple[dict[str, Any], ...]:
+    lives = [live for live in world.lives.values() if live.missed > 1e-9 and live.asked > 1e-9]
+    lives.sort(key=lambda live: (-live.missed / live.asked, live.spec.name))
+    return tuple(
+        {
+            "service": live.spec.name,
+            "requests": round(live.asked, 6),
+            "in_time_share": round(max(0.0, 1 - live.missed / live.asked), 6),
+        }
+        for live in lives[:WORST_MAX]
+    )
 
 
 def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
@@ -104,12 +131,15 @@ def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[s
     sums = {key: sum(one[key] for one in by_location.values()) for key in next(iter(by_location.values()))}
     over = max(1e-9, measured.arrived)
     figures = {
+        "simulated_s": made.duration_s,
+        "services": len(made.services),
         "requests": measured.arrived,
         "answered_share": measured.answered / over,
-        "in_time_share": 1 - measured.missed / over,
+        "in_time_share": measured.in_time_share,
         "held_share": measured.held / over,
         "refused": measured.refused,
         "timed_out": measured.timed_out,
+        "waiting_at_end": measured.waiting + measured.waiting_late,
         "failed": measured.failed,
         "moved": measured.moved,
         "first_token_p50_s": measured.first_token.at(0.5),

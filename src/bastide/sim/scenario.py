@@ -241,6 +241,12 @@ def _wish(
     )
     law, trace, services = _arrivals(reading, where, branch, folder, duration_s)
     jurisdictions = reading.words(branch, where, "jurisdictions")
+    if "jurisdictions" in branch.entries and not jurisdictions:
+        reading.wrong(
+            branch.lines["jurisdictions"],
+            f"{where}.jurisdictions",
+            "names none, so it might run nowhere; leave it out for anywhere",
+        )
     strange = [one for one in jurisdictions if one not in borders]
     if strange:
         have = ", ".join(sorted(filter(None, borders))) or "none"

@@ -54,12 +54,16 @@ def _keeps(tried: Scenario, seed: int | None, told: Callable[[str], None]) -> bo
 
     world = World(made)
     measured = world.run(too_few)
-    in_time = 100 * (1 - measured.missed / max(1e-9, measured.arrived))
-    if too_few(measured):
-        told(f"{nodes} nodes: {in_time:.2f} % in time after {format_duration(world.now_s)}, too few")
+    in_time = 100 * measured.in_time_share
+    if too_few(measured) or measured.in_time_share < IN_TIME:
+        told(f"{_counted(nodes)}: {in_time:.2f} % in time after {format_duration(world.now_s)}, too few")
         return False
-    told(f"{nodes} nodes: {in_time:.2f} % in time")
+    told(f"{_counted(nodes)}: {in_time:.2f} % in time")
     return True
+
+
+def _counted(nodes: int) -> str:
+    return f"{nodes} node{'s' if nodes != 1 else ''}"
 
 
 def _with(scenario: Scenario, nodes: int) -> Scenario:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.table import csv_rows, parquet_rows, text_lines, whole
+from bastide.sim.evaluate.table import csv_columns, csv_rows, parquet_rows, text_lines, whole
 from bastide.sim.fleet.arrivals import Lengths, replayed
 from bastide.sim.fleet.setup import Arrival
 
@@ -31,6 +31,10 @@ def read(path: Path, services: int, lengths: Lengths, seed: str, until_s: float)
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return [("", replayed(_json_lines(path, until_s)))]
     if path.name.endswith((".csv", ".csv.gz")):
+        if {"func", "minute", "count"} <= set(csv_columns(path)):
+            raise InvalidRequest(
+                f"{path}: a trace of functions (func, minute, count) is read as Parquet only; write it as .parquet"
+            )
         return [("", replayed(_azure_llm(path, until_s)))]
     columns = {str(row[0]) for row in parquet_rows(path, "select column_name from (describe select * from trace)")}
     if {"func", "minute", "count"} <= columns:
@@ -60,9 +64,9 @@ def _functions(path: Path, services: int, lengths: Lengths, until_s: float) -> l
             raise InvalidRequest(f"{what}: minute {minute} is there twice")
         if asked and at_s < until_s:
             own.append((at_s, float(asked), 60.0 if asked > 1 else 0.0, prompt, answer))
-    if not found:
-        raise InvalidRequest(f"{path} has no requests")
-    return [(str(func), replayed(own)) for func, own in found.items()]
+    if not any(found.values()):
+        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
+    return [(str(func), replayed(own)) for func, own in found.items() if own]
 
 
 def _clients(path: Path, services: int, lengths: Lengths, seed: str, until_s: float) -> list[tuple[str, Source]]:

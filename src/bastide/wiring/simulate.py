@@ -45,7 +45,9 @@ def run(
         list[str] | None, typer.Option(help="Run this policy too, such as always-on; may be repeated.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the scenario's.")] = None,
-    size: Annotated[bool, typer.Option("--size", help="Find the fewest nodes that keep 99 % in time.")] = False,
+    size: Annotated[
+        bool, typer.Option("--size", help="Find the fewest nodes that keep 99 % of all requests in time.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write everything here as JSON; - for the terminal.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write tables into this directory.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report that needs nothing from outside.")] = None,
@@ -60,6 +62,11 @@ def run(
         from bastide.sim.sizing import fewest
     except ImportError as error:
         raise _lacks(error) from None
+    for file in (html, json):
+        if file is not None and str(file) != "-":
+            export.check_file(file)
+    if parquet is not None:
+        export.check_directory(parquet)
     try:
         found = read(scenario)
         if size:
@@ -70,6 +77,8 @@ def run(
     except BastideError as error:
         error.file = getattr(error, "file", str(scenario))  # type: ignore[attr-defined]
         raise
+    if json is None or str(json) != "-":
+        out.print(summary(results))
     if html is not None:
         export.write_text(page(results), html)
     if parquet is not None:
@@ -79,7 +88,6 @@ def run(
     if json is not None and str(json) == "-":
         print(to_json.dumps({"runs": [result.plain() for result in results]}))
         return
-    out.print(summary(results))
     for path in (html, parquet, json):
         if path is not None:
             err.print(f"written: {path}", style="bright_black")

@@ -164,7 +164,7 @@ class Pool:
         return first
 
     def _candidates(self, device: Device, able: Iterable[Model]) -> dict[int, Candidate]:
-        """Those of them that this device has something to run of, by number."""
+        """How each of them stands towards this device, by number."""
         found = {}
         spare = not self._load_s or self._has_place(device) or any(one not in self._dues for one in device.held)
         for model in able:

@@ -95,6 +95,7 @@ def read(data: Path, trace: str = TRACE) -> list[Prompt]:
         if at_ms < before:
             raise InvalidRequest(f"{what}: the trace is not sorted by time")
         before = at_ms
+        whole(found.get("output_length", 0), 0, f"{what}, output_length")
         if not isinstance(blocks, list):
             raise InvalidRequest(f"{what}, hash_ids: is not a list")
         prompts.append(Prompt(at_ms / 1000, length, tuple(whole(block, 0, f"{what}, hash_ids") for block in blocks)))

@@ -41,6 +41,15 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
         raise InvalidRequest(f"{path} is torn or not what its name says: {error}") from None
 
 
+def csv_columns(path: Path) -> list[str]:
+    """The names in the first line; empty where there is none that can be read."""
+    try:
+        with _open(path) as file:
+            return next(csv.reader(file), [])
+    except (EOFError, OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
 def _open(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"), "utf-8", newline="")
 

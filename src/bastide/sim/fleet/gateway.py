@@ -63,6 +63,7 @@ class Gateway:
     def ask(self, live: Live, at_s: float, weight: float, span_s: float, prompt: int, answer: int) -> None:
         """A request (or a stream of them) comes now."""
         self.world.measured.arrived += weight
+        live.asked += weight
         self._note(live, at_s, span_s, weight * prompt)
         self.world.control.active[live.spec.name] = live
         self.numbers += 1
@@ -179,6 +180,7 @@ class Gateway:
                 self.world.recent.add(first_s, weight)
                 if first_s > live.spec.first_token_s:
                     measured.late += weight
+                    live.missed += weight
                 live.late_s = max(first_s, live.late_s * 0.5 ** (1.0 / max(1.0, live.in_flight)))
 
     def _done(self, running: Running, work: Work) -> None:
@@ -211,6 +213,7 @@ class Gateway:
             self._leaves(running, work)
             if work.attempts >= ATTEMPTS_MAX:
                 self.world.measured.failed += work.weight
+                work.service.missed += work.weight
                 continue
             self.world.measured.moved += work.weight
             left_s = max(1e-3, work.at_s + work.span_s - self.world.now_s) if work.span_s else 0.0
@@ -226,6 +229,7 @@ class Gateway:
         single = work.span_s == 0
         if not may_queue(hold, int(live.queued)) and single:
             world.measured.refused += work.weight
+            live.missed += work.weight
             return
         work.waiting = True
         live.waiting.append(work)
@@ -268,6 +272,21 @@ class Gateway:
         live.queued = max(0.0, live.queued - self._at_a_time(work))
         self.held_weight -= work.weight
         self.world.measured.timed_out += work.weight
+        live.missed += work.weight
+
+    def close(self) -> None:
+        """Time is over. Who waits longer than was promised has missed it; of the others nobody knows."""
+        measured, now_s = self.world.measured, self.world.now_s
+        for live in self.world.lives.values():
+            for work in live.waiting:
+                if not work.waiting:
+                    continue
+                if now_s - work.at_s - work.span_s > live.spec.first_token_s:
+                    measured.waiting_late += work.weight
+                    live.missed += work.weight
+                else:
+                    measured.waiting += work.weight
+                    live.asked -= work.weight
 
     # --- keeping warm ------------------------------------------------------------------------------------------------
 

@@ -43,8 +43,8 @@ class Live:
     """State of one service. `awake` in the order of waking: the first is filled first, so that the last can sleep."""
 
     __slots__ = (
-        "arrivals", "asked_s", "awake", "copies", "demand_per_s", "demand_until_s", "epoch", "failures", "forecast", "gap_s", "hold_until_s",
-        "in_flight", "kv_tokens", "last_s", "late_s", "looks_again", "memory", "origin_s", "queued", "requests", "rhythm",
+        "arrivals", "asked", "asked_s", "awake", "copies", "demand_per_s", "demand_until_s", "epoch", "failures", "forecast", "gap_s", "hold_until_s",
+        "in_flight", "kv_tokens", "last_s", "late_s", "looks_again", "memory", "missed", "origin_s", "queued", "requests", "rhythm",
         "spans", "spec", "starting", "target", "tokens", "tokens_at_s", "waiting", "wanted", "warm", "way_of",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Live:
         self.starting = 0
         self.waiting: deque[Work] = deque()
         self.queued = self.in_flight = self.tokens = self.kv_tokens = 0.0
+        self.asked = self.missed = 0.0  # requests, and those of them that came too late or not
         self.rhythm: Rhythm | None = None
         self.forecast: Forecast | None = None
         self.memory = Memory()

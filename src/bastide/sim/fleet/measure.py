@@ -85,6 +85,8 @@ class Measured:
     first_token: Latencies = field(default_factory=Latencies)
     whole: Latencies = field(default_factory=Latencies)
     late: float = 0.0  # first token after the service's target
+    waiting: float = 0.0  # when time was over, and still in time
+    waiting_late: float = 0.0  # the same, for longer than was promised
     starts_failed: Counter[str] = field(default_factory=Counter)
     gave_way: int = 0
     plans: int = 0
@@ -103,7 +105,13 @@ class Measured:
     @property
     def missed(self) -> float:
         """Requests that were answered too late, or not."""
-        return self.late + self.refused + self.timed_out + self.failed
+        return self.late + self.refused + self.timed_out + self.failed + self.waiting_late
+
+    @property
+    def in_time_share(self) -> float:
+        """Of the requests whose fate is known; 0 where none is."""
+        known = self.arrived - self.waiting
+        return max(0.0, 1 - self.missed / known) if known > 1e-9 else 0.0
 
     def reason(self, at_s: float, what: str, service: str, why: str) -> None:
         """Remembered for the report: when it first was so, how often, and why the last time. Only so many kinds."""

@@ -113,6 +113,7 @@ class World:
                 ends_s = self.now_s
                 break
         self.now_s = ends_s
+        self.gateway.close()
         self._close()
         return self.measured
 

@@ -13,6 +13,27 @@ from bastide.domain.errors import InvalidRequest
 from bastide.sim.run import Result
 
 
+def check_file(path: Path) -> None:
+    """Raises InvalidRequest where no file can be written there; asked before a long run, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        with path.open("a"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def check_directory(path: Path) -> None:
+    """The same for tables, of which there are several."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be a directory for tables: {error.strerror or error}") from None
+
+
 def write_json(results: Sequence[Result], path: Path) -> None:
     """All runs, whole."""
     _written(path, json.dumps({"runs": [result.plain() for result in results]}, indent=1) + "\n")

@@ -11,6 +11,8 @@ from rich.text import Text
 from bastide.domain.units import format_duration
 from bastide.sim.run import Result
 
+IN_TIME = 0.99
+WORST = 3  # services that are named
 # What is shown, in this order; what is nought for all is left out.
 FIGURES = (
     ("requests", "requests"),
@@ -18,6 +20,7 @@ FIGURES = (
     ("held_share", "had to wait for a wake or room"),
     ("refused", "refused: queue full"),
     ("timed_out", "waited in vain"),
+    ("waiting_at_end", "still waiting at the end"),
     ("failed", "failed"),
     ("moved", "moved to another copy"),
     ("first_token_p50_s", "first token, half within"),
@@ -60,7 +63,11 @@ def shown(key: str, result: Result) -> str:
 def summary(results: Sequence[Result]) -> Group:
     """Everything for the terminal."""
     first = results[0]
-    title = Text.assemble((first.scenario, "bold"), (f"  seed {first.seed}", "bright_black"))
+    size = (
+        f"{format_duration(first.figures['simulated_s'])} · {_counted(first, 'devices')} · "
+        f"{_counted(first, 'services')} · seed {first.seed}"
+    )
+    title = Text.assemble((first.scenario, "bold"), (f"  {size}", "bright_black"))
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=len(results) > 1)
     made.add_column("", overflow="fold")
     for result in results:
@@ -76,6 +83,11 @@ def summary(results: Sequence[Result]) -> Group:
     made.add_row("wakes", *(_wakes(result) for result in results))
     made.add_row(Text("digest", "bright_black"), *(Text(result.digest, "bright_black") for result in results))
     return Group(title, Text(), made, *_spark(results), *_answer(first))
+
+
+def _counted(result: Result, what: str) -> str:
+    count = result.figures[what]
+    return f"{count:,.0f} {what if count != 1 else what[:-1]}"
 
 
 def _best(key: str, results: Sequence[Result]) -> set[str]:
@@ -113,10 +125,32 @@ def _answer(result: Result) -> list[Text]:
     """The question that most come with."""
     most, there = result.figures["devices_held_most"], result.figures["devices"]
     in_time = result.figures["in_time_share"]
-    if in_time < 0.99:
+    if in_time < IN_TIME:
         said = (
-            f"{100 * in_time:.1f} % came in time; the fleet is too small, or its wakes too slow for what is promised."
+            f"{100 * in_time:.1f} % came in time: the fleet is too small, services may have too few copies (`most`) or slots, "
+            "or wakes are too slow for what is promised."
         )
-        return [Text(), Text(said, "yellow")]
+        return [Text(), Text(said, "yellow"), *_behind(result), *_reason(result)]
     said = f"{100 * in_time:.1f} % came in time; at the peak {most:.1f} of {there:.0f} devices were held. `--size` finds the least."
-    return [Text(), Text(said, "green")]
+    return [Text(), Text(said, "green"), *_behind(result)]
+
+
+def _behind(result: Result) -> list[Text]:
+    """Services that don't keep what all together do: few requests are easily lost in a total."""
+    behind = [one for one in result.worst if one["in_time_share"] < IN_TIME]
+    if not behind:
+        return []
+    named = ", ".join(
+        f"{one['service']} ({100 * one['in_time_share']:.1f} % of {one['requests']:,.0f})" for one in behind[:WORST]
+    )
+    more = " and others" if len(behind) > WORST else ""
+    return [Text(f"Below 99 % by themselves: {named}{more}. `--json FILE` tells more.", "yellow")]
+
+
+def _reason(result: Result) -> list[Text]:
+    """What most often stood in the way, where control said so."""
+    said = [one for one in result.reasons if one["what"] in ("no place", "refused", "set aside")]
+    if not said:
+        return []
+    most = max(said, key=lambda one: int(one["times"]))
+    return [Text(f"Most often: {most['what']} for {most['service']}, {most['times']:,} times: {most['why']}", "yellow")]
