@@ -73,6 +73,8 @@ def section(rows: Rows, kept: Path) -> str:
             "`servegen` are clients of ServeGen as models, each with a rate (at most 0.5 a second), regularity and lengths of its own, of a",
             "window of ten minutes drawn for it. Where there are several numbers, they are of one seed each. The search takes it that more",
             "devices are never worse. A size in brackets doesn't keep the promise: there some model asks for more than its device gives.",
+            "A prompt is computed whole, so one of 60,000 tokens stops a device for 7 s. Where the largest models' caches alone fill ten devices",
+            "and their prompts are that long (80x0.5 and 100x0.5 of seed 42), streams come late on the devices that they share.",
             "",
             f"- Within 1.15 x `oracle_free`, or one device more: {met} of {len(drawn)}. Aegaeon (SOSP'25), whose trace is not public, reports",
             "  up to 7 models a device and 82 % saved; the figures here are of other models and lengths.",
