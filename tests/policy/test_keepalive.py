@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastide.policy.keepalive import HORIZON_BINS, Rhythm, Warm, warm_times
+from bastide.policy.keepalive import HORIZON_BINS, PAUSE_PART, PAUSE_S_MIN, Rhythm, Warm, warm_times
 
 MINUTE = 60.0
 
@@ -52,6 +54,17 @@ def test_more_worth_is_more_warmth(gaps: list[float], worth_s: float, more: floa
 @given(st.lists(st.floats(0, 10_000), max_size=30))
 def test_chances_are_chances(gaps: list[float]) -> None:
     assert all(0 <= chance <= 1 for chance in rhythm(*gaps).chances())
+
+
+@given(st.lists(st.floats(0, 100_000), max_size=30), st.floats(60, 50_000))
+def test_a_short_pause_is_not_taken(gaps: list[float], worth_s: float) -> None:
+    found = list(warm_times(rhythm(*gaps), worth_s))
+    least_s = min(PAUSE_S_MIN, PAUSE_PART * worth_s)
+    assert all(after.from_s - before.to_s >= least_s for before, after in pairwise(found))
+    each = [
+        moment for warm in warm_times(rhythm(*gaps), worth_s, pause_s_min=0.0) for moment in (warm.from_s, warm.to_s)
+    ]
+    assert all(any(warm.from_s <= moment <= warm.to_s for warm in found) for moment in each), "only pauses go"
 
 
 def test_it_is_cut_off_where_asked() -> None:

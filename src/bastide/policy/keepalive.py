@@ -25,6 +25,9 @@ BIN_S = 60.0
 # One cold start is worth this much idle warm time. On a day of public traces that is less wasted than by a fixed keep-alive
 # of ten minutes, and half as many cold starts.
 WORTH_S = 60 * 60.0
+# Chances are not known so well that every dip in them is worth a step down and a start: a pause lasts so long, or this part of
+# what a cold start is worth, if that is less.
+PAUSE_S_MIN, PAUSE_PART = 5 * 60.0, 1 / 12
 # How far ahead it is looked: what comes less than daily is not waited for.
 HORIZON_BINS = 1440
 # The law without a scale: the chance falls with the time gone by as TAIL / (bins + TAIL).
@@ -285,14 +288,26 @@ class Warm:
         return f"warm {when}: up to {self.chance:.1%} that a request comes in any minute of it ({learned})"
 
 
-def warm_times(rhythm: Rhythm, worth_s: float = WORTH_S, until_s: float = math.inf) -> Iterator[Warm]:
+def warm_times(
+    rhythm: Rhythm, worth_s: float = WORTH_S, until_s: float = math.inf, pause_s_min: float = PAUSE_S_MIN
+) -> Iterator[Warm]:
     """When to be warm after the last request, in order, cut off at `until_s`: the rule with two rungs, warm and cold.
 
     `worth_s`: seconds of idle warm time that one cold start is worth; 0 keeps nothing warm. Raises ValueError below 0.
+    `pause_s_min`: a shorter pause between two such times is not taken, unless it is a twelfth of `worth_s` or more.
     """
     if not worth_s >= 0:
         raise ValueError(f"a cold start can't be worth {worth_s} s")
     rates = (1 / worth_s if worth_s else math.inf,)
+    from_s, to_s, best = 0.0, -1.0, 0.0
     for stay in stays(rhythm.chances(), rhythm.bins, rates, until_s):
-        if stay.level:
-            yield Warm(stay.from_s, stay.to_s, min(1.0, stay.rate_per_s * BIN_S), rhythm.gaps_seen)
+        if not stay.level:
+            continue
+        if to_s >= 0 and stay.from_s - to_s >= min(pause_s_min, PAUSE_PART * worth_s):
+            yield Warm(from_s, to_s, min(1.0, best * BIN_S), rhythm.gaps_seen)
+            to_s = -1.0
+        if to_s < 0:
+            from_s, best = stay.from_s, 0.0
+        to_s, best = stay.to_s, max(best, stay.rate_per_s)
+    if to_s >= 0:
+        yield Warm(from_s, to_s, min(1.0, best * BIN_S), rhythm.gaps_seen)
