@@ -26,6 +26,13 @@ def test_a_few_seeds() -> None:
     assert run(3)["digest"] == rows[2]["digest"], "a seed replays"
 
 
+@pytest.mark.parametrize("seed", [593, 757])
+def test_an_old_inventory_does_not_undo_what_was_ordered_since(seed: int) -> None:
+    """The store timed out, so control believed that a copy was not woken; an inventory from before said that it rests. The books
+    took that in, and a copy more than may be was started."""
+    assert run(seed)["broken"] == 0
+
+
 def test_every_kind_of_fault_is_among_them() -> None:
     assert {fault.kind for seed in SEEDS for fault in world_of(seed).faults} == set(Trouble)
 

@@ -348,7 +348,8 @@ class Control:
             if instance not in there and self.ordered.get(instance, -1.0) <= seen_s:
                 self.books.ended(instance)
         for instance, copy in there.items():
-            if instance in self.planner.copies or self.ended_s.get(instance, -1.0) >= seen_s:
+            since_s = max(self.ended_s.get(instance, -1.0), self.ordered.get(instance, -1.0))
+            if instance in self.planner.copies or since_s >= seen_s:
                 continue
             live = self.world.lives[copy.service]
             running = live.copies.get(instance)
