@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
-from bastide.sim.evaluate.pool import STEPS, Pool
-from bastide.sim.evaluate.pooldevices import Device, Model
+from bastide.sim.evaluate.pool import Pool
+from bastide.sim.evaluate.pooldevices import STEPS, Device, Model
 from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
 from bastide.sim.evaluate.pooling import needed, rows
 

@@ -62,8 +62,9 @@ def run(
         from bastide.sim.sizing import fewest
     except ImportError as error:
         raise _lacks(error) from None
-    for file in (html, json):
-        if file is not None and str(file) != "-":
+    piped = str(json) == "-"
+    for file in (html, None if piped else json):
+        if file is not None:
             export.check_file(file)
     if parquet is not None:
         export.check_directory(parquet)
@@ -77,15 +78,15 @@ def run(
     except BastideError as error:
         error.file = getattr(error, "file", str(scenario))  # type: ignore[attr-defined]
         raise
-    if json is None or str(json) != "-":
+    if not piped:
         out.print(summary(results))
     if html is not None:
         export.write_text(page(results), html)
     if parquet is not None:
         export.write_parquet(results, parquet)
-    if json is not None and str(json) != "-":
+    if json is not None and not piped:
         export.write_json(results, json)
-    if json is not None and str(json) == "-":
+    if piped:
         print(to_json.dumps({"runs": [result.plain() for result in results]}))
         return
     for path in (html, parquet, json):

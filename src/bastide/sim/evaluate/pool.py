@@ -33,6 +33,7 @@ from bastide.sim.evaluate.pooldevices import (
     MOVES_TOKENS_PER_S,
     PROMPT_TOKENS_PER_S,
     STEP_S,
+    STEPS,
     TBT_S,
     TTFT_S,
     WEIGHTS_TOKENS,
@@ -45,7 +46,6 @@ from bastide.sim.evaluate.pooldevices import (
 from bastide.sim.evaluate.pooled import Arrival
 
 LOADS_AHEAD = ("oracle_paying", "bastide")  # copying a model while another computes, as Aegaeon does
-STEPS = math.ceil(TURN_S / STEP_S)  # of a turn
 # Margin, how many loads' time a load must pay for, how much earlier a first token is due.
 Settings = tuple[float, float, float]
 SHIPPED: Settings = (MARGIN_S, STAY_LOADS, FIRST_EARLIER_S)
@@ -128,21 +128,19 @@ class Pool:
             return self._kept(device, able)
         self._arrived(device, self._now_s)
         candidates = self._candidates(device, able)
-        turn = next_turn(list(candidates.values()), self._now_s - device.loaded_s, *self._settings)
+        turn = next_turn(candidates, self._now_s - device.loaded_s, *self._settings)
         if turn.index is None:
             return None
-        numbers = list(candidates)
-        chosen = numbers[turn.index]
-        if candidates[chosen].load_s == 0 or self.policy not in LOADS_AHEAD:
-            return self.models[chosen]
-        coming = device.loading == chosen
-        turn = meanwhile(list(candidates.values()), turn.index, coming, *self._settings)
+        chosen = able[turn.index]
+        if candidates[turn.index].load_s == 0 or self.policy not in LOADS_AHEAD:
+            return chosen
+        turn = meanwhile(candidates, turn.index, device.loading == chosen.number, *self._settings)
         assert turn.index is not None
-        runs = numbers[turn.index]
-        if runs != chosen and device.loading is None:
+        runs = able[turn.index]
+        if runs is not chosen and device.loading is None:
             device.expected_s = self._now_s + TURN_S
-            self._begin_ahead(device, self.models[runs], self._now_s)
-        return self.models[runs if device.loading is not None else chosen]
+            self._begin_ahead(device, runs, self._now_s)
+        return runs if device.loading is not None else chosen
 
     def _kept(self, device: Device, able: Iterable[Model]) -> Model | None:
         """An instance keeps its device while it has requests. Another of its model takes one when requests would be late."""
@@ -163,9 +161,9 @@ class Pool:
                 first = model
         return first
 
-    def _candidates(self, device: Device, able: Iterable[Model]) -> dict[int, Candidate]:
-        """How each of them stands towards this device, by number."""
-        found = {}
+    def _candidates(self, device: Device, able: Iterable[Model]) -> list[Candidate]:
+        """How each of them stands towards this device, in their order."""
+        found = []
         spare = not self._load_s or self._has_place(device) or any(one not in self._dues for one in device.held)
         for model in able:
             number, due_s = model.number, self._dues[model.number]
@@ -176,7 +174,7 @@ class Pool:
             others: Iterable[int] = model.runs if here or not self._load_s else model.holders
             elsewhere_s = min((self._comes_s(self.devices[one], number) for one in others), default=math.inf)
             running = number == device.running
-            found[number] = Candidate(str(number), due_s, load_s, running, elsewhere_s, not spare and not here)
+            found.append(Candidate(str(number), due_s, load_s, running, elsewhere_s, not spare and not here))
         return found
 
     def _has_place(self, device: Device) -> bool:
@@ -184,7 +182,7 @@ class Pool:
         if device.places() >= self._held:
             return False
         resting = sum(self.models[one].cached(device.index) for one in device.caches)
-        return resting + device.used() + STEPS * len(device.streams) <= device.room(device.places() + 1)
+        return resting + device.needs() <= device.room(device.places() + 1)
 
     def _comes_s(self, device: Device, number: int) -> float:
         """In how long that device comes to this model; where that is in time at any rate, at most in how long."""
@@ -302,7 +300,7 @@ class Pool:
     def _move_out(self, device: Device) -> None:
         """What doesn't fit beside this turn goes: models without work, then caches whose model runs last, to the host's memory.
         They go over the lane's other direction, while it computes."""
-        left = device.room(device.places()) - device.used() - STEPS * len(device.streams)
+        left = device.room(device.places()) - device.needs()
         cached = {
             number: self.models[number].cached(device.index) for number in device.caches if number != device.running
         }
@@ -338,20 +336,19 @@ class Pool:
         ]
         left_s = device.expected_s - self._now_s
         held_due_s = [self._dues[number] for number in device.held if number in self._dues]
-        candidates = self._candidates(device, able)
-        turn = load_ahead(list(candidates.values()), left_s, held_due_s, goes_due_s, self._settings[0])
+        turn = load_ahead(self._candidates(device, able), left_s, held_due_s, goes_due_s, self._settings[0])
         if turn.index is None:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = list(candidates)[turn.index], begins_s + self._load_s
-        self._hold(device, self.models[device.loading])
+        device.loading, device.ready_s = able[turn.index].number, begins_s + self._load_s
+        self._hold(device, able[turn.index])
 
     # --- what is computed ----------------------------------------------------------------------------------------------
 
     def _prompts(self, device: Device, model: Model, now_s: float) -> float:
         """Prompts for about as long as a turn, one at least where there is room. Returns when they are done."""
-        ends_s, used = now_s + TURN_S, device.used() + STEPS * len(device.streams)
+        ends_s, used = now_s + TURN_S, device.needs()
         while model.waiting and now_s < ends_s and prompt_first(model.waiting[0], device.streams, now_s):
             stream = model.waiting[0]
             used += stream.prompt + STEPS

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bastide.policy.pooling import due_s
+from bastide.policy.pooling import TURN_S, due_s
 
 TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
 PROMPT_TOKENS_PER_S = 8000.0
 STEP_S = 0.025
+STEPS = math.ceil(TURN_S / STEP_S)  # of a turn
 LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
 HELD = 4  # models at most, beside caches
 # All in tokens of cache (128 KiB each): nine tenths of the device, the weights of a model, and what the lane brings in a second.
@@ -104,6 +105,10 @@ class Device:
     def used(self) -> int:
         """Tokens of the caches of this turn."""
         return sum(stream.tokens for stream in self.streams)
+
+    def needs(self) -> int:
+        """What they hold when the turn is over, at most."""
+        return self.used() + STEPS * len(self.streams)
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from bastide.domain.units import format_duration
 from bastide.sim.run import Result
+from bastide.sim.sizing import IN_TIME
 
-IN_TIME = 0.99
 WORST = 3  # services that are named
 # What is shown, in this order; what is nought for all is left out.
 FIGURES = (
