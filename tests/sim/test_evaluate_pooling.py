@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from traces import DATA, needs
 
 from bastide.domain.errors import InvalidRequest
+from bastide.policy.pooling import TURN_S
 from bastide.sim.evaluate.pool import Pool
-from bastide.sim.evaluate.pooldevices import STEPS, Device, Model
+from bastide.sim.evaluate.pooldevices import LOAD_S, MEMORY_TOKENS, MOVES_TOKENS_PER_S, STEPS, Device, Model
 from bastide.sim.evaluate.pooled import GRID, LENGTHS, RATE_MAX, RATES, Clients, draw_arrivals, grid, read_clients
 from bastide.sim.evaluate.pooling import needed, rows
 
@@ -127,16 +128,16 @@ class Watched(Pool):
     def _hopeless(self) -> bool:
         return False
 
-    def _begin_ahead(self, device: Device, running: Model, begins_s: float) -> None:
+    def _begin_ahead(self, device: Device, running: Model) -> None:
         loads = self.score.loads
-        super()._begin_ahead(device, running, begins_s)
+        super()._begin_ahead(device, running)
         if self.score.loads > loads:
             self._loaded(device, device.ready_s)
 
-    def _batch(self, device: Device, model: Model) -> float:
+    def _batch(self, device: Device, model: Model, now_s: float) -> float:
         if self.blocks:
             self._loaded(device, device.loaded_s)
-        return super()._batch(device, model)
+        return super()._batch(device, model, now_s)
 
     def _loaded(self, device: Device, there_s: float) -> None:
         assert there_s >= max(self._now_s, self.lane_s[device.index]) + self._load_s - 1e-6, "one after the other"
@@ -147,6 +148,8 @@ class Watched(Pool):
         self.blocks = model.number not in device.held and device.loading != model.number
         super()._turn(device, model)
         assert device.until_s > self._now_s, "a turn in which nothing is done would never end"
+        lane_s = 2 * LOAD_S + 2 * MEMORY_TOKENS / MOVES_TOKENS_PER_S
+        assert device.until_s <= self._now_s + 2 * TURN_S + lane_s, "however long a prompt is, others have their turn"
         caches = device.used() + sum(m.cached(device.index) for m in self.models)
         assert len(device.streams) <= 1 or caches <= device.room(device.places()) + STEPS
         for one in self.devices:
@@ -154,7 +157,8 @@ class Watched(Pool):
             assert len(there) <= self._held
             assert there == {m.number for m in self.models if one.index in m.holders}
         for m in self.models:
-            assert m.prompts == sum(stream.prompt for stream in m.waiting)
+            assert m.prompts == sum(stream.left for stream in (*m.waiting, *m.begun))
+            assert all(stream.computed == 0 for stream in m.waiting)
             assert set(m.runs) == {one.index for one in self.devices if not one.idle and one.running == m.number}
 
 
@@ -163,3 +167,9 @@ def test_a_burst_for_one_model_is_answered_by_several_devices() -> None:
     alone, together = Pool("bastide", 1, 1).run(burst), Pool("bastide", 3, 1).run(burst)
     assert alone.first_late and not together.first_late
     assert together.loads <= 3
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["same model", "another"])
+def test_a_long_prompt_is_computed_in_pieces_and_stops_nobody(number: int) -> None:
+    score = Pool("bastide", 1, 2).run([(0.0, 0, 1_000, 200), (1.0, number, 48_000, 2)])  # 6 s of prompt
+    assert (score.first_late, score.tokens_late) == (0, 0)

@@ -41,6 +41,7 @@ from bastide.sim.evaluate.pooldevices import (
     Model,
     Score,
     Stream,
+    decodes,
     prompt_first,
 )
 from bastide.sim.evaluate.pooled import Arrival
@@ -139,7 +140,7 @@ class Pool:
         runs = able[turn.index]
         if runs is not chosen and device.loading is None:
             device.expected_s = self._now_s + TURN_S
-            self._begin_ahead(device, runs, self._now_s)
+            self._begin_ahead(device, runs)
         return runs if device.loading is not None else chosen
 
     def _kept(self, device: Device, able: Iterable[Model]) -> Model | None:
@@ -150,14 +151,10 @@ class Pool:
                 return model
             others = [one for one in self.devices if one.running == model.number]
             late = (
-                bool(model.waiting)
+                model.prompts > 0
                 and self._dues[model.number] < min((one.expected_s for one in others), default=math.inf) - self._now_s
             )
-            if (
-                (not others or late)
-                and model.waiting
-                and (first is None or model.waiting[0].at_s < first.waiting[0].at_s)
-            ):
+            if (not others or late) and model.prompts and (first is None or model.came_s() < first.came_s()):
                 first = model
         return first
 
@@ -229,15 +226,15 @@ class Pool:
         device.held.append(model.number)
         device.running, device.idle = model.number, False
         model.runs[device.index] = None
-        begins_s = now_s + self._batch(device, model)
-        prompts_s = self._prompts(device, model, begins_s)
+        there_s = self._batch(device, model, now_s)
+        prompts_s = max(there_s, self._prompts(device, model, now_s))
         device.until_s = self._decode(device, prompts_s)
         device.expected_s = prompts_s + (TURN_S if device.streams else 0.0)
         if model.has_work():
             self._dues[model.number] = model.due_s(self._now_s, self._earlier_s)
         else:
             del self._dues[model.number]
-        self._begin_ahead(device, model, begins_s)
+        self._begin_ahead(device, model)
         self._move_out(device)
 
     def _turn_over(self, device: Device) -> int:
@@ -245,8 +242,10 @@ class Pool:
         assert device.running is not None
         model = self.models[device.running]
         model.active.extend(stream for stream in device.streams if stream.made < stream.answer)
+        if device.prompt is not None:
+            model.put_back(device.prompt)
         del model.runs[device.index]
-        device.streams, device.idle = [], True
+        device.streams, device.prompt, device.idle = [], None, True
         return model.number
 
     @staticmethod
@@ -269,8 +268,8 @@ class Pool:
             self._let_go(device, goes)
         return True
 
-    def _batch(self, device: Device, model: Model) -> float:
-        """Which streams have this turn: those due first, as many as fit. Answers how long their caches take to come."""
+    def _batch(self, device: Device, model: Model, now_s: float) -> float:
+        """Which streams have this turn: those due first, as many as fit. Answers when their caches are there."""
         rest: list[Stream] = []
         moved = used = 0
         full = False
@@ -289,21 +288,24 @@ class Pool:
         model.active = rest
         device.caches.pop(model.number, None)
         device.caches[model.number] = None
-        if not self._load_s:
-            return 0.0
-        self.score.moved_tokens += moved
-        takes_s = moved / MOVES_TOKENS_PER_S
+        return self._moved(device, moved, now_s)
+
+    def _moved(self, device: Device, tokens: int, now_s: float) -> float:
+        """Caches come to this device, one after the other. Answers when they are there."""
+        if not self._load_s or not tokens:
+            return now_s
+        self.score.moved_tokens += tokens
+        takes_s = tokens / MOVES_TOKENS_PER_S
+        device.moved_s = max(now_s, device.moved_s) + takes_s
         if device.loading is not None:
             device.ready_s += takes_s  # they share the lane
-        return takes_s
+        return device.moved_s
 
     def _move_out(self, device: Device) -> None:
         """What doesn't fit beside this turn goes: models without work, then caches whose model runs last, to the host's memory.
         They go over the lane's other direction, while it computes."""
         left = device.room(device.places()) - device.needs()
-        cached = {
-            number: self.models[number].cached(device.index) for number in device.caches if number != device.running
-        }
+        cached = {number: self.models[number].cached(device.index) for number in device.caches}
         while left < sum(cached.values()) and self.owners is None:
             others = [number for number in device.held if number != device.running and number not in self._dues]
             if not others:
@@ -313,13 +315,14 @@ class Pool:
         for number in sorted(cached, key=lambda one: self._dues.get(one, math.inf)):
             left -= cached[number]
             if left < 0:
-                for stream in self.models[number].active:
+                for stream in (*self.models[number].active, *self.models[number].begun):
                     if stream.home == device.index:
                         stream.home = None
-                del device.caches[number]
+                if number != device.running:
+                    del device.caches[number]
 
-    def _begin_ahead(self, device: Device, running: Model, begins_s: float) -> None:
-        """While `running` has its turn, which begins then, the next model comes."""
+    def _begin_ahead(self, device: Device, running: Model) -> None:
+        """While `running` has its turn, the next model comes, after its caches."""
         if self.policy not in LOADS_AHEAD or device.loading is not None:
             return
         goes, goes_due_s = None, math.inf
@@ -341,24 +344,31 @@ class Pool:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = able[turn.index].number, begins_s + self._load_s
+        device.loading, device.ready_s = able[turn.index].number, max(self._now_s, device.moved_s) + self._load_s
         self._hold(device, able[turn.index])
 
     # --- what is computed ----------------------------------------------------------------------------------------------
 
     def _prompts(self, device: Device, model: Model, now_s: float) -> float:
-        """Prompts for about as long as a turn, one at least where there is room. Returns when they are done."""
+        """Prompts for a turn, the last in part: it goes on in a later one. Returns when they are done."""
         ends_s, used = now_s + TURN_S, device.needs()
-        while model.waiting and now_s < ends_s and prompt_first(model.waiting[0], device.streams, now_s):
-            stream = model.waiting[0]
-            used += stream.prompt + STEPS
-            first_due_s = stream.at_s + TTFT_S - stream.prompt / PROMPT_TOKENS_PER_S - self._now_s
-            if device.streams and not self._fits(device, used, first_due_s):
+        while now_s < ends_s and (stream := model.prompt(device.index)) is not None:
+            tokens = min(stream.left, math.ceil((ends_s - now_s) * PROMPT_TOKENS_PER_S))
+            if not prompt_first(stream, tokens, device.streams, now_s):
                 break
-            model.waiting.popleft()
-            model.prompts -= stream.prompt
-            now_s += stream.prompt / PROMPT_TOKENS_PER_S
-            stream.first_s, stream.made, stream.home = now_s, 1, device.index
+            used += stream.computed + tokens + STEPS
+            if not self._fits(device, used, stream.begin_s() - self._now_s) and device.streams:
+                break
+            model.take(stream)
+            if stream.computed and stream.home != device.index:
+                now_s = self._moved(device, stream.computed, now_s)
+            now_s += tokens / PROMPT_TOKENS_PER_S
+            stream.computed += tokens
+            stream.home = device.index
+            if stream.left:
+                device.prompt = stream
+                break
+            stream.first_s, stream.made = now_s, 1
             self.score.requests += 1
             self.score.first_late += now_s - stream.at_s > TTFT_S
             if stream.answer > 1:
@@ -367,6 +377,8 @@ class Pool:
 
     def _decode(self, device: Device, now_s: float) -> float:
         """Steps for all its streams, for a turn or until the last is done. Returns when that ends."""
+        if not decodes(device.prompt, device.streams, now_s):
+            return now_s
         left = max((stream.answer - stream.made for stream in device.streams), default=0)
         steps = min(STEPS, left)
         for stream in device.streams:

@@ -8,11 +8,12 @@ Llama-3.1-8B with 16 bits.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bastide.policy.pooling import TURN_S, due_s
+from bastide.policy.pooling import TURN_S, batch_order_s, due_s
 
 TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
 PROMPT_TOKENS_PER_S = 8000.0
@@ -24,17 +25,18 @@ HELD = 4  # models at most, beside caches
 MEMORY_TOKENS = 0.9 * 80e9 / 2**17
 WEIGHTS_TOKENS = 16e9 / 2**17
 MOVES_TOKENS_PER_S = WEIGHTS_TOKENS / LOAD_S
-LATE_S = 1.0  # a prompt that must begin within this goes before streams that would have to pause for it
+LATE_S = 3.0  # a prompt that must begin within this goes before streams that would have to pause for it
 
 
 @dataclass(slots=True)
 class Stream:
-    """A request: when it came, tokens of its prompt and answer, tokens made, and when the first was. `home`: the device where its
+    """A request: when it came, tokens of its prompt and answer, those computed and made, and when the first was. `home`: the device where its
     cache lies; None: in a host's memory."""
 
     at_s: float
     prompt: int
     answer: int
+    computed: int = 0
     made: int = 0
     first_s: float = 0.0
     home: int | None = None
@@ -42,7 +44,16 @@ class Stream:
     @property
     def tokens(self) -> int:
         """What its cache holds."""
-        return self.prompt + self.made
+        return self.computed + self.made
+
+    @property
+    def left(self) -> int:
+        """Tokens of its prompt still to be computed."""
+        return self.prompt - self.computed
+
+    def begin_s(self) -> float:
+        """When what is left of its prompt must be begun, for its first token to come in time."""
+        return self.at_s + TTFT_S - self.left / PROMPT_TOKENS_PER_S
 
     def next_s(self) -> float:
         """When its next token is due."""
@@ -56,25 +67,48 @@ class Model:
 
     number: int
     waiting: deque[Stream] = field(default_factory=deque)
+    begun: list[Stream] = field(default_factory=list)  # prompts computed in part, the earliest first
     active: list[Stream] = field(default_factory=list)
     holders: dict[int, None] = field(default_factory=dict)
     runs: dict[int, None] = field(default_factory=dict)
     prompts: int = 0  # tokens that wait
 
     def has_work(self) -> bool:
-        return bool(self.waiting or self.active)
+        return bool(self.waiting or self.begun or self.active)
+
+    def came_s(self) -> float:
+        """When the first whose prompt waits came."""
+        return min(one[0].at_s for one in (self.begun, self.waiting) if one)
+
+    def prompt(self, device: int) -> Stream | None:
+        """Whose prompt that device computes next: who came first, those begun elsewhere a little later."""
+        found = min(self.begun, key=lambda one: batch_order_s(one.at_s, one.home not in (None, device)), default=None)
+        return self.waiting[0] if self.waiting and (found is None or self.waiting[0].at_s < found.at_s) else found
+
+    def take(self, stream: Stream) -> None:
+        """That prompt is computed now."""
+        self.prompts -= stream.left
+        if self.waiting and self.waiting[0] is stream:
+            self.waiting.popleft()
+        else:
+            self.begun.remove(stream)
+
+    def put_back(self, stream: Stream) -> None:
+        """A piece of that prompt was computed."""
+        self.prompts += stream.left
+        insort(self.begun, stream, key=lambda one: one.at_s)
 
     def due_s(self, now_s: float, earlier_s: float) -> float:
         """In how long it must run; infinite without work."""
         first = math.inf
-        if self.waiting:
-            first = self.waiting[0].at_s + TTFT_S - self.prompts / PROMPT_TOKENS_PER_S
+        if self.prompts:
+            first = self.came_s() + TTFT_S - self.prompts / PROMPT_TOKENS_PER_S
         following = min((stream.next_s() for stream in self.active), default=math.inf)
         return due_s(first, following, earlier_s) - now_s
 
     def cached(self, device: int) -> int:
         """Tokens of its resting streams whose caches lie there."""
-        return sum(stream.tokens for stream in self.active if stream.home == device)
+        return sum(one.tokens for rest in (self.active, self.begun) for one in rest if one.home == device)
 
 
 @dataclass(slots=True)
@@ -86,10 +120,12 @@ class Device:
     held: list[int] = field(default_factory=list)  # least recently run first
     running: int | None = None
     streams: list[Stream] = field(default_factory=list)
+    prompt: Stream | None = None  # of this turn, computed in part
     caches: dict[int, None] = field(default_factory=dict)
     until_s: float = 0.0
     expected_s: float = 0.0
     loaded_s: float = -math.inf
+    moved_s: float = -math.inf  # until when caches come
     idle: bool = True
     loading: int | None = None  # brought here while another runs, there at `ready_s`
     ready_s: float = 0.0
@@ -104,7 +140,7 @@ class Device:
 
     def used(self) -> int:
         """Tokens of the caches of this turn."""
-        return sum(stream.tokens for stream in self.streams)
+        return sum(stream.tokens for stream in self.streams) + (self.prompt.tokens if self.prompt is not None else 0)
 
     def needs(self) -> int:
         """What they hold when the turn is over, at most."""
@@ -129,8 +165,12 @@ class Score:
         return self.requests == self.asked and self.first_late <= late and self.tokens_late <= tokens_late
 
 
-def prompt_first(waits: Stream, streams: Iterable[Stream], now_s: float) -> bool:
-    """Whether the next prompt is computed before the streams go on: they can spare the time, or it can't wait."""
-    takes_s = waits.prompt / PROMPT_TOKENS_PER_S
+def prompt_first(waits: Stream, tokens: int, streams: Iterable[Stream], now_s: float) -> bool:
+    """Whether so many tokens of a prompt are computed before the streams go on: they can spare the time, or it can't wait."""
     spare_s = min((stream.next_s() for stream in streams), default=math.inf) - now_s
-    return takes_s <= spare_s or waits.at_s + TTFT_S - now_s - takes_s < LATE_S
+    return tokens / PROMPT_TOKENS_PER_S <= spare_s or waits.begin_s() - now_s < LATE_S
+
+
+def decodes(begun: Stream | None, streams: Iterable[Stream], now_s: float) -> bool:
+    """Whether streams go on now: not while they can wait for another piece of a prompt."""
+    return begun is None or min((stream.next_s() for stream in streams), default=math.inf) - now_s < TURN_S
