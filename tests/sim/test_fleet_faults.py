@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from bastide.control.fleet import loop, picture, services
 from bastide.policy.autoscale import Scale
 from bastide.policy.fleet import UNBOUNDED_W
+from bastide.ports.fleet import NotBegun
 from bastide.sim.evaluate.breaking import run, world_of
-from bastide.sim.fleet import agents, autoscaling, control, gateway, trouble
+from bastide.sim.fleet import agents, gateway, trouble
 from bastide.sim.fleet.setup import Trouble
 from bastide.sim.fleet.world import World
 
@@ -38,58 +40,58 @@ def test_every_kind_of_fault_is_among_them() -> None:
 
 
 def _no_check(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(control, "check", lambda *given: ())
+    patch.setattr(loop, "check", lambda *given: ())
 
 
 def _overbooks(patch: pytest.MonkeyPatch) -> None:
     """Planner and agent believe in twice the devices."""
     _no_check(patch)
     patch.setattr(agents.Node, "lacks", lambda *given: None)
-    made = control.Fleet.__init__
+    made = loop.Fleet.__init__
 
-    def doubled(self: control.Fleet, *given: Any) -> None:
+    def doubled(self: loop.Fleet, *given: Any) -> None:
         made(self, *given)
         self.free_milli *= 2
         self.cpu_free_milli *= 2
         self.memory_free_mib *= 2
 
-    patch.setattr(control.Fleet, "__init__", doubled)
-    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
+    patch.setattr(loop.Fleet, "__init__", doubled)
+    patch.setattr(services, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
 
 
 def _no_borders(patch: pytest.MonkeyPatch) -> None:
     _no_check(patch)
-    patch.setattr(control.Fleet, "allowed", lambda self, locations: self.open | True)
+    patch.setattr(loop.Fleet, "allowed", lambda self, locations: self.open | True)
 
 
 def _unbounded(patch: pytest.MonkeyPatch) -> None:
     _no_check(patch)
     lacks = agents.Node.lacks
     patch.setattr(agents.Node, "lacks", lambda *given: None if lacks(*given) == "no power" else lacks(*given))
-    made = control.Fleet.__init__
+    made = loop.Fleet.__init__
 
-    def unbounded(self: control.Fleet, *given: Any) -> None:
+    def unbounded(self: loop.Fleet, *given: Any) -> None:
         made(self, *given)
         self.power_free_w[:] = UNBOUNDED_W
         self.location_power_free_w[:] = UNBOUNDED_W
 
-    patch.setattr(control.Fleet, "__init__", unbounded)
-    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
+    patch.setattr(loop.Fleet, "__init__", unbounded)
+    patch.setattr(services, "scale", lambda load, target, memory, now_s: (Scale(target.most, ""), memory))
 
 
 def _too_many(patch: pytest.MonkeyPatch) -> None:
     _no_check(patch)
-    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(target.most + 1, ""), memory))
+    patch.setattr(services, "scale", lambda load, target, memory, now_s: (Scale(target.most + 1, ""), memory))
 
 
 def _twice(patch: pytest.MonkeyPatch) -> None:
     start = agents.Agents.start
 
-    def also_elsewhere(self: agents.Agents, copy: Any, live: Any) -> str | None:
-        why = start(self, copy, live)
-        if why is None:
-            self.nodes[copy.node - 1].instances[copy.instance] = live.copies[copy.instance]
-        return why
+    def also_elsewhere(self: agents.Agents, copy: Any) -> Any:
+        begun = start(self, copy)
+        if not isinstance(begun, NotBegun):
+            self.nodes[copy.node - 1].instances[copy.instance] = self.world.lives[copy.service].copies[copy.instance]
+        return begun
 
     patch.setattr(agents.Agents, "start", also_elsewhere)
 
@@ -107,18 +109,18 @@ def _forgets_answers(patch: pytest.MonkeyPatch) -> None:
 
 def _rests_the_busy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agents, "drain", lambda in_flight, waited_s: type("Ends", (), {"ends": True}))
-    patch.setattr(control.Control, "_busy", lambda self, instance: False)
-    patch.setattr(autoscaling, "scale", lambda load, target, memory, now_s: (Scale(int(now_s) % 2, ""), memory))
+    patch.setattr(loop.FleetLoop, "_busy", lambda self, instance: False)
+    patch.setattr(services, "scale", lambda load, target, memory, now_s: (Scale(int(now_s) % 2, ""), memory))
 
 
 def _waits_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gateway.Gateway, "_gives_up", lambda self, work: None)
-    patch.setattr(agents.Agents, "start", lambda self, copy, live: "no")
+    patch.setattr(agents.Agents, "start", lambda self, copy: NotBegun("no"))
 
 
 def _queues_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gateway, "may_queue", lambda hold, queued: True)
-    patch.setattr(agents.Agents, "start", lambda self, copy, live: "no")
+    patch.setattr(agents.Agents, "start", lambda self, copy: NotBegun("no"))
     patch.setattr(trouble, "HERD_REQUESTS", 60)
 
 
@@ -148,23 +150,23 @@ def test_each_checker_sees_its_violation(plant: Plant, said: str, monkeypatch: p
 
 def _blind(patch: pytest.MonkeyPatch) -> None:
     """No inventory is ever read."""
-    patch.setattr(control.Control, "inventory", lambda self, node: None)
+    patch.setattr(loop.FleetLoop, "inventory", lambda self, node: None)
 
 
 def _patient(patch: pytest.MonkeyPatch) -> None:
     """Starts that hang are never given up."""
-    patch.setattr(control.Control, "_hangs", lambda self, running: None)
+    patch.setattr(loop.FleetLoop, "_hangs", lambda self, there: None)
 
 
 def _lazy(patch: pytest.MonkeyPatch) -> None:
     """What is lost is never started again."""
-    patch.setattr(control.Control, "node_lost", lambda self, node: None)
-    patch.setattr(control.Control, "inventory", lambda self, node: None)
+    patch.setattr(loop.FleetLoop, "node_lost", lambda self, node: None)
+    patch.setattr(loop.FleetLoop, "inventory", lambda self, node: None)
 
 
 def _counts_on(patch: pytest.MonkeyPatch) -> None:
     """What began to start is never counted as over."""
-    patch.setattr(control.Control, "_over", lambda self, instance: None)
+    patch.setattr(picture.Picture, "no_longer_starts", lambda self, instance: None)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,6 @@ def test_a_service_that_must_be_awake_and_is_not_is_seen(monkeypatch: pytest.Mon
     world.run()
     live = next(live for live in world.lives.values() if live.spec.least)
     for running in list(live.copies.values()):
-        world.agents.end(running)
+        world.agents.end(running.copy)
     world.checkers.settled()
     assert any("awake of 1" in line for line in world.checkers.broken)

@@ -95,7 +95,7 @@ def test_a_stream_is_as_many_requests_as_it_stands_for() -> None:
     world = World(setup(found, shapes=BIG))
     measured = world.run()
     assert measured.arrived == 600 and measured.answered == pytest.approx(600)
-    assert 6 <= measured.starts <= 12 and world.checkers.broken == []
+    assert 6 <= measured.control.starts <= 12 and world.checkers.broken == []
 
 
 def test_a_rhythm_is_learned_and_woken_ahead_of() -> None:
@@ -123,7 +123,7 @@ def test_who_is_idle_gives_way_to_who_is_asked() -> None:
     services = [service(name, *asks, ways=(whole,)) for name, asks in calls.items()]
     world = World(setup(*services))
     measured = world.run()
-    assert measured.answered == 6 and measured.gave_way >= 1 and world.checkers.broken == []
+    assert measured.answered == 6 and measured.control.gave_way >= 1 and world.checkers.broken == []
     whys = [reason["why"] for reason in measured.reasons.values() if reason["what"] == "gave way"]
     assert all("gives way: idle for" in why for why in whys) and whys
 

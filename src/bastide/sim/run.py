@@ -150,12 +150,12 @@ def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[s
         "devices_held_mean": sum(held) / max(1, len(held)) * devices,
         "devices_held_most": max(held, default=0.0) * devices,
         **sums,
-        "plans": measured.plans,
-        "starts": measured.starts,
-        "starts_failed": sum(measured.starts_failed.values()),
-        "rests": measured.rests,
-        "gave_way": measured.gave_way,
-        "refused_actions": measured.refused_actions,
+        "plans": measured.control.plans,
+        "starts": measured.control.starts,
+        "starts_failed": sum(measured.control.starts_failed.values()),
+        "rests": measured.control.rests,
+        "gave_way": measured.control.gave_way,
+        "refused_actions": measured.control.refused_actions,
         "faults": sum(measured.faults.values()),
     }
     return {key: round(value, 6) for key, value in figures.items()}, {

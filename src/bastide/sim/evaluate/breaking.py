@@ -111,12 +111,15 @@ def run(seed: int) -> dict[str, Any]:
         "refused": measured.refused,
         "failed": measured.failed,
         "moved": measured.moved,
-        "starts": measured.starts,
-        "starts_failed": sum(measured.starts_failed.values()),
-        "refused_actions": measured.refused_actions,
+        "starts": measured.control.starts,
+        "starts_failed": sum(measured.control.starts_failed.values()),
+        "refused_actions": measured.control.refused_actions,
         "looks": world.checkers.looks,
     }
-    return {**figures, "digest": digest([figures, dict(measured.wakes), dict(measured.starts_failed), world.events])}
+    return {
+        **figures,
+        "digest": digest([figures, dict(measured.wakes), dict(measured.control.starts_failed), world.events]),
+    }
 
 
 def rows(data: Path, worlds: Sequence[str], policies: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:

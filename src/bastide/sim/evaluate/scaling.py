@@ -204,16 +204,16 @@ def run(made: Setup) -> dict[str, Any]:
         "plans": len(plans),
         "plan_us_p50": round(float(np.percentile(deciding, 50)), 1),
         "plan_us_p99": round(float(np.percentile(deciding, 99)), 1),
-        "starts": measured.starts,
+        "starts": measured.control.starts,
         "requests": measured.arrived,
         "answered_share": round(measured.answered / max(1.0, measured.arrived), 6),
         "held_share": round(measured.held / max(1.0, measured.arrived), 6),
         "allocated_mean": round(float(np.mean(held)), 4),
         "allocated_most": round(max(held), 4),
         "wakes": dict(sorted(measured.wakes.items())),
-        "gave_way": measured.gave_way,
-        "unplaced": measured.unplaced,
-        "refused_actions": measured.refused_actions,
+        "gave_way": measured.control.gave_way,
+        "unplaced": measured.control.unplaced,
+        "refused_actions": measured.control.refused_actions,
     }
 
 

@@ -6,12 +6,14 @@ what devices do, and never chooses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bastide.policy.fleet import WHOLE, Request
 from bastide.policy.fleetstate import Copy
 from bastide.policy.guards import drain
+from bastide.ports.fleet import Begun, NotBegun
 from bastide.sim.fleet.live import Live
 from bastide.sim.fleet.nodes import Node, Running
 
@@ -42,14 +44,14 @@ class Meter:
 
 
 class Agents:
-    """All agents. `holders`: nodes that have weights on their disk, by weights. `idle`: awake copies without work."""
+    """All agents: the port `Nodes`. `_holders`: nodes that have weights on their disk, by weights. `_idle`: awake copies without work."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         setup = world.setup
         self.nodes = [Node(index, shape, setup.disk_bytes) for index, shape in enumerate(setup.shapes)]
-        self.holders: dict[str, dict[int, None]] = {}
-        self.idle: dict[str, Running] = {}
+        self._holders: dict[str, dict[int, None]] = {}
+        self._idle: dict[str, Running] = {}
         self.resting: dict[int, dict[str, Running]] = {}
         names = [location.name for location in setup.locations]
         self.allocated = {name: Meter() for name in names}  # devices
@@ -61,6 +63,34 @@ class Agents:
             names, 0.0
         )  # when a location's link to the source has brought all it was asked for
 
+    # --- what is known -------------------------------------------------------------------------------------------------
+
+    def node(self, index: int) -> Node:
+        return self.nodes[index]
+
+    def up(self, index: int) -> bool:
+        return self.nodes[index].up
+
+    def answers(self, index: int) -> bool:
+        node = self.nodes[index]
+        return node.up and not node.cut
+
+    def find(self, service: str, instance: str) -> Running | None:
+        live = self.world.lives.get(service)
+        return live.copies.get(instance) if live is not None else None
+
+    def idle(self) -> Iterable[Running]:
+        return self._idle.values()
+
+    def asleep(self, index: int) -> Iterable[Running]:
+        return self.resting.get(index, {}).values()
+
+    def holders(self, weights: str) -> Sequence[int]:
+        return list(self._holders.get(weights, ()))
+
+    def inventory(self, index: int) -> tuple[Mapping[str, Copy], float]:
+        return self.world.trouble.seen(index)
+
     # --- what a start takes --------------------------------------------------------------------------------------------
 
     def wake(self, live: Live, node: Node, asleep: Running | None, cached_s: float) -> tuple[str, float]:
@@ -70,7 +100,7 @@ class Agents:
         if live.spec.weights in node.cached:
             return "cached", cached_s
         location = self.world.locations[node.shape.location]
-        holders = self.holders.get(live.spec.weights, {})
+        holders = self._holders.get(live.spec.weights, {})
         if any(self.nodes[one].shape.location == node.shape.location and self.nodes[one].up for one in holders):
             return "neighbour", cached_s + live.spec.weights_bytes / location.neighbour_bytes_per_s
         return "source", cached_s + live.spec.weights_bytes / location.source_bytes_per_s
@@ -79,21 +109,20 @@ class Agents:
         """For how long the link from the source to that location is taken: weights come over it one after the other."""
         return max(0.0, self._link_free_s[location] - self.world.now_s)
 
-    def start(self, copy: Copy, live: Live) -> str | None:
-        """Start it, or wake it where it rests. Answers why not, None where it is on its way (or there already)."""
-        node = self.nodes[copy.node]
+    def start(self, copy: Copy) -> Begun | NotBegun:
+        node, live = self.nodes[copy.node], self.world.lives[copy.service]
         if not node.up or node.cut:
-            return "the node does not answer"
+            return NotBegun("the node does not answer")
         there = node.instances.get(copy.instance)
         if there is not None and there.state != "resting":
-            return None  # asked twice: it is there
+            return self._begun(there)  # asked twice
         lacks = node.lacks(copy.request, copy.devices, there)
         if lacks is not None:
-            return lacks
+            return NotBegun(lacks)
         way = live.way_of[copy.request]
         rung, wake_s = self.wake(live, node, there, way.cached_s)
         if node.disk_full and rung in ("neighbour", "source"):
-            return "its disk is full"
+            return NotBegun("its disk is full")
         now_s = self.world.now_s
         if there is not None:
             self._forget(there)
@@ -118,7 +147,11 @@ class Agents:
             self.world.at(now_s + wake_s / 2, self._dies, running, "out of memory")
         elif not node.hangs:
             self.world.at(now_s + wake_s * node.slow, self._ready, running)
-        return None
+        return self._begun(running)
+
+    def _begun(self, running: Running) -> Begun:
+        """It is on its way; where the store times out, nobody says so."""
+        return Begun(running.expected_s, heard=not self.world.trouble.store_times_out())
 
     def _ready(self, running: Running) -> None:
         live, node = running.service, self.nodes[running.copy.node]
@@ -134,7 +167,7 @@ class Agents:
         measured.wakes[running.rung] += 1
         measured.wake_s[running.rung] = measured.wake_s.get(running.rung, 0.0) + now_s - running.began_s
         self.cache(live, node)
-        self.world.report(self.world.control.started, running)
+        self.world.report(self.world.control.started, running.copy)
         self.world.gateway.serve_waiting(live)
         if running.in_flight <= 1e-9:
             self.became_idle(running)
@@ -146,26 +179,26 @@ class Agents:
         if node.disk_full:
             return
         for gone in node.cache(live.spec.weights, live.spec.weights_bytes):
-            self.holders[gone].pop(node.index, None)
+            self._holders[gone].pop(node.index, None)
         if live.spec.weights in node.cached:
-            self.holders.setdefault(live.spec.weights, {})[node.index] = None
+            self._holders.setdefault(live.spec.weights, {})[node.index] = None
 
     def _dies(self, running: Running, why: str) -> None:
         if running.service.copies.get(running.copy.instance) is running:
             lived_s = self.world.now_s - running.ready_s if running.state == "awake" else 0.0
-            self.end(running)
-            self.world.report(self.world.control.died, running, why, lived_s)
+            self._end(running)
+            self.world.report(self.world.control.died, running.copy, why, lived_s)
 
     # --- resting and ending ----------------------------------------------------------------------------------------------
 
-    def rest(self, running: Running) -> bool:
-        """Step down, where nothing is in flight."""
-        if running.state != "awake" or not drain(round(running.in_flight, 6), 0.0).ends:
+    def rest(self, copy: Copy) -> bool:
+        running = self.find(copy.service, copy.instance)
+        if running is None or running.state != "awake" or not drain(round(running.in_flight, 6), 0.0).ends:
             return False
         running.state = "sinking"
         running.service.awake.remove(running)
         self.awake -= 1
-        self.idle.pop(running.copy.instance, None)
+        self._idle.pop(running.copy.instance, None)
         self.world.at(self.world.now_s + running.way.sleep_s, self._rested, running)
         return True
 
@@ -178,8 +211,8 @@ class Agents:
         room = node.shape.memory_mib - node.memory_mib + copy.request.memory_mib >= holds.memory_mib
         light = self.world.setup.policies.light and running.way.light_s is not None and not running.draining
         if not (light and room and holds.memory_mib <= ASLEEP_PART * node.shape.memory_mib):
-            self.end(running)
-            self.world.report(self.world.control.ended, running)
+            self._end(running)
+            self.world.report(self.world.control.ended, running.copy)
             return
         self._allocate(running, -1)
         node.release(running)
@@ -188,23 +221,28 @@ class Agents:
         node.hold(running)
         asleep = self.resting.setdefault(node.index, {})
         asleep[copy.instance] = running
-        self.world.report(self.world.control.rested, running)
+        self.world.report(self.world.control.rested, running.copy)
         while sum(one.copy.request.memory_mib for one in asleep.values()) > ASLEEP_PART * node.shape.memory_mib:
-            self.drop(next(iter(asleep.values())))
+            self._stop(next(iter(asleep.values())))  # its weights stay on the disk
 
-    def drop(self, asleep: Running) -> None:
-        """One that sleeps in host memory gives that back too; its weights stay on the disk."""
-        self.end(asleep)
-        self.world.report(self.world.control.ended, asleep)
+    def stop(self, copy: Copy) -> None:
+        running = self.find(copy.service, copy.instance)
+        if running is not None:
+            self._stop(running)
 
-    def stop(self, running: Running) -> None:
+    def end(self, copy: Copy) -> None:
+        running = self.find(copy.service, copy.instance)
+        if running is not None:
+            self._end(running)
+
+    def _stop(self, running: Running) -> None:
         """It ends for good, after what is in flight."""
         running.draining = True
         if running.state == "resting" or (running.state == "awake" and running.in_flight <= 1e-9):
-            self.end(running)
-            self.world.report(self.world.control.ended, running)
+            self._end(running)
+            self.world.report(self.world.control.ended, running.copy)
 
-    def end(self, running: Running) -> None:
+    def _end(self, running: Running) -> None:
         """It is gone now, whatever it did; requests in flight move."""
         live, node = running.service, self.nodes[running.copy.node]
         if running.state == "starting":
@@ -214,7 +252,7 @@ class Agents:
             live.awake.remove(running)
             self.awake -= 1
         state, running.state = running.state, "gone"
-        self.idle.pop(running.copy.instance, None)
+        self._idle.pop(running.copy.instance, None)
         self._forget(running)
         del live.copies[running.copy.instance]
         if running.works:
@@ -248,7 +286,7 @@ class Agents:
             running.in_flight = 0.0
         change = min(1.0, running.in_flight) - before
         if delta > 0:
-            self.idle.pop(running.copy.instance, None)
+            self._idle.pop(running.copy.instance, None)
         if change:
             shape = self.nodes[running.copy.node].shape
             size = running.copy.request.total_milli / WHOLE
@@ -260,9 +298,9 @@ class Agents:
     def became_idle(self, running: Running) -> None:
         running.idle_since_s = self.world.now_s
         if running.draining:
-            self.stop(running)
+            self._stop(running)
         elif running.state == "awake":
-            self.idle[running.copy.instance] = running
+            self._idle[running.copy.instance] = running
 
     def _allocate(self, running: Running, sign: int) -> None:
         shape = self.nodes[running.copy.node].shape

@@ -146,7 +146,7 @@ class Checkers:
             if real[instance].copy != picture[instance]:
                 self._broke(f"after the faults {instance} is not as control believes")
         for node in world.agents.nodes:
-            believed = int(world.control.starting[node.index])
+            believed = int(world.control.picture.starting[node.index])
             if believed > sum(1 for one in node.instances.values() if one.state == "starting"):
                 self._broke(f"after the faults control believes in {believed} starts on {node.shape.name}")
         for live in world.lives.values():

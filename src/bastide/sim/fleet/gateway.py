@@ -45,11 +45,11 @@ class Gateway:
         policies = self.world.setup.policies
         if policies.keep_alive is KeepAlive.ALWAYS:
             live.warm = True
-            self.world.control.rescale(live)
+            self.world.control.rescale(live.spec.name)
         elif policies.keep_alive is KeepAlive.LEARNED:
             live.rhythm = Rhythm(GRADED if self.world.setup.graded else MINUTES)
         if live.spec.least:
-            self.world.control.rescale(live)
+            self.world.control.rescale(live.spec.name)
 
     def _next(self, live: Live) -> None:
         arrival = next(live.arrivals, None)
@@ -65,7 +65,7 @@ class Gateway:
         self.world.measured.arrived += weight
         live.asked += weight
         self._note(live, at_s, span_s, weight * prompt)
-        self.world.control.active[live.spec.name] = live
+        self.world.control.asked(live.spec.name)
         self.numbers += 1
         self._place(Work(self.numbers, live, at_s, weight, span_s, prompt, answer))
 
@@ -111,7 +111,8 @@ class Gateway:
             return None
         if self.world.setup.policies.soonest:
             # Among the copies that are wanted, whoever answers soonest; those beyond get nothing, so that they can sleep.
-            kept = [one for one in able if one in awake[: live.wanted]] if len(awake) > live.wanted else able
+            wanted = live.managed.wanted
+            kept = [one for one in able if one in awake[:wanted]] if len(awake) > wanted else able
             if kept:
                 return kept[choose([self._prospect(one, work) for one in kept]).index]
         candidates = [Candidate(Stance.LEASED, math.floor(one.in_flight)) for one in able]
@@ -236,7 +237,7 @@ class Gateway:
         live.queued += self._at_a_time(work)
         self.held_weight += work.weight
         world.at(world.now_s + live.spec.wait_s_max, self._gives_up, work)
-        world.control.rescale(live)
+        world.control.rescale(live.spec.name)
 
     @staticmethod
     def _at_a_time(work: Work) -> float:
@@ -303,7 +304,7 @@ class Gateway:
     def _cools(self, live: Live, epoch: int) -> None:
         if live.epoch == epoch and live.warm:
             live.warm = False
-            self.world.control.rescale(live)
+            self.world.control.rescale(live.spec.name)
 
     def _look(self, live: Live, epoch: int) -> None:
         """What the rhythm says for the time from now on."""
@@ -321,20 +322,20 @@ class Gateway:
             if begins_s <= now_s:
                 if not live.warm:
                     live.warm = True
-                    self.world.control.rescale(live)
+                    self.world.control.rescale(live.spec.name)
                 self.world.at(origin_s + span.to_s, self._look, live, epoch)
             else:
                 if live.warm:
                     live.warm = False
-                    self.world.control.rescale(live)
+                    self.world.control.rescale(live.spec.name)
                 self.world.at(begins_s, self._warms, live, epoch, origin_s + span.to_s)
             return
         if live.warm:
             live.warm = False
-            self.world.control.rescale(live)
+            self.world.control.rescale(live.spec.name)
 
     def _warms(self, live: Live, epoch: int, until_s: float) -> None:
         if live.epoch == epoch and not live.warm:
             live.warm = True
-            self.world.control.rescale(live)
+            self.world.control.rescale(live.spec.name)
             self.world.at(until_s, self._look, live, epoch)

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from bastide.control.fleet.loop import Counts
+
 # Latencies in bins of 4 %, from a millisecond on.
 FIRST_S, RATIO = 0.001, 1.04
 _LOG_RATIO = math.log(RATIO)
@@ -87,14 +89,7 @@ class Measured:
     late: float = 0.0  # first token after the service's target
     waiting: float = 0.0  # when time was over, and still in time
     waiting_late: float = 0.0  # the same, for longer than was promised
-    starts_failed: Counter[str] = field(default_factory=Counter)
-    gave_way: int = 0
-    plans: int = 0
-    starts: int = 0
-    rests: int = 0
-    stops: int = 0
-    refused_actions: int = 0
-    unplaced: int = 0
+    control: Counts = field(default_factory=Counts)
     reasons: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reasons_left_out: int = 0
     allocated_device_s: dict[str, float] = field(default_factory=dict)

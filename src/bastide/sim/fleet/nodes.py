@@ -37,6 +37,10 @@ class Running:
     device_s: float = 0.0  # busy so far
     kv_tokens: float = 0.0
 
+    @property
+    def wake_s(self) -> float:
+        return self.way.light_s if self.way.light_s is not None else self.way.cached_s
+
 
 @dataclass(slots=True)
 class Node:

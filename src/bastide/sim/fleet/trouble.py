@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from bastide.control.fleet.loop import DETECT_S
 from bastide.policy.fleetstate import Copy
-from bastide.sim.fleet.control import DETECT_S
 from bastide.sim.fleet.setup import Fault, Trouble
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class Troubles:
             for node in nodes:
                 self._stale.pop(node.index, None)
         elif fault.kind is Trouble.STATE_TORN:
-            for live in self.world.lives.values():
-                control.rescale(live)
+            for name in self.world.lives:
+                control.rescale(name)
         elif fault.kind is Trouble.NODE_LOST:
             for node in nodes:
                 node.up = True
@@ -133,7 +133,7 @@ class Troubles:
         world = self.world
         node.up = False
         for running in list(node.instances.values()):
-            world.agents.end(running)
+            world.agents.end(running.copy)
         node.starting = 0
         world.at(world.now_s + DETECT_S, world.control.node_lost, node.index)
 

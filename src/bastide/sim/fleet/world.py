@@ -10,17 +10,26 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
+from bastide.control.fleet.loop import FleetLoop, FleetSettings, Site
+from bastide.control.fleet.services import FleetService
+from bastide.control.fleet.services import Way as DeclaredWay
+from bastide.policy.placement import Mix, Score, costs
+from bastide.sim.evaluate.packing import Fgd, best_fit, gpu_packing
 from bastide.sim.fleet.agents import Agents
 from bastide.sim.fleet.checkers import Checkers
-from bastide.sim.fleet.control import Control
 from bastide.sim.fleet.gateway import Gateway
 from bastide.sim.fleet.live import Live
 from bastide.sim.fleet.measure import Latencies, Measured, Sample
-from bastide.sim.fleet.room import Room
-from bastide.sim.fleet.setup import Setup
+from bastide.sim.fleet.setup import Placing, Service, Setup
 from bastide.sim.fleet.trouble import Troubles
 
 START_S = 0.0
+# Placement by others, to compare with.
+SCORES: dict[Placing, Callable[[Mix], Score]] = {
+    Placing.FGD: Fgd,
+    Placing.BEST_FIT: lambda mix: best_fit,
+    Placing.GPU_PACKING: lambda mix: gpu_packing,
+}
 # Whether a run is worth going on with is asked so often.
 HOPELESS_LOOK_S = 60.0
 
@@ -42,8 +51,7 @@ class World:
         self.price = [self._price(shape.model, shape.location) for shape in setup.shapes]
         self.lives: dict[str, Live] = {spec.name: Live(spec, spec.arrivals()) for spec in setup.services}
         self.agents = Agents(self)
-        self.control = Control(self)
-        self.room = Room(self)
+        self.control = self._control()
         self.gateway = Gateway(self)
         self.trouble = Troubles(self, setup.faults)
         self.checkers = Checkers(self)
@@ -51,6 +59,33 @@ class World:
             self._prefetch()
         self._before = (0.0, 0.0, 0.0, dict[str, int]())
         self._idle_w: dict[str, float] = {}
+
+    def _control(self) -> FleetLoop:
+        """The shipped loop, on this world's ports."""
+        setup, policies = self.setup, self.setup.policies
+        control = FleetLoop(
+            [Site(one.name, one.power_w, one.source_bytes_per_s, one.neighbour_bytes_per_s) for one in setup.locations],
+            setup.shapes,
+            [(declared(spec), self.lives[spec.name]) for spec in setup.services],
+            self.agents,
+            Time(self),
+            self.measured.control,
+            lambda what, service, reason: self.measured.reason(self.now_s, what, service, reason),
+            FleetSettings(
+                setup.tick_s,
+                setup.react_s,
+                setup.inventory_s,
+                policies.predict,
+                policies.give_way,
+                policies.starts_per_minute,
+            ),
+            self.price,
+            {model: facts.memory_bytes for model, facts in setup.device_facts.items()},
+            SCORES.get(policies.placing, costs),
+        )
+        for name, service in control.services.items():
+            self.lives[name].managed = service
+        return control
 
     def _prefetch(self) -> None:
         """A deploy fetches weights before anybody asks: every location that may run a service has them on one node."""
@@ -81,8 +116,7 @@ class World:
 
     def report(self, told: Callable[..., None], *arguments: Any) -> None:
         """An agent tells control something; it may be lost, or told twice. The inventory makes up for that."""
-        running = arguments[0]
-        node = self.agents.nodes[running.copy.node]
+        node = self.agents.nodes[arguments[0].node]
         if node.cut or self.trouble.loses_hint():
             return
         told(*arguments)
@@ -94,38 +128,34 @@ class World:
         setup = self.setup
         for live in self.lives.values():
             self.gateway.begin(live)
-        self.at(setup.tick_s, self.control.tick)
+        self.control.begin()
         if setup.samples:
             self.at(setup.duration_s / setup.samples, self._sample)
         if self.trouble.any:
-            self.at(setup.inventory_s, self._inventory)
+            self.control.begin_inventories()
         if setup.check_every_s:
             self.at(setup.check_every_s, self._check)
         if hopeless is not None:
             self.at(HOPELESS_LOOK_S, self._look, hopeless)
-        ends_s = setup.duration_s + setup.settle_s
-        due = self._due
-        while due and due[0][0] <= ends_s:
-            self.now_s, _, act, arguments = heapq.heappop(due)
-            act(*arguments)
-            self.events += 1
-            if self._stopped:
-                ends_s = self.now_s
-                break
-        self.now_s = ends_s
+        self.until(setup.duration_s + setup.settle_s)
         self.gateway.close()
         self._close()
         return self.measured
 
+    def until(self, when_s: float) -> None:
+        """Do what is due until then; where `hopeless` said enough, until that moment."""
+        due = self._due
+        while due and due[0][0] <= when_s:
+            self.now_s, _, act, arguments = heapq.heappop(due)
+            act(*arguments)
+            self.events += 1
+            if self._stopped:
+                return
+        self.now_s = when_s
+
     def _look(self, hopeless: Callable[[Measured], bool]) -> None:
         self._stopped = hopeless(self.measured)
         self.at(self.now_s + HOPELESS_LOOK_S, self._look, hopeless)
-
-    def _inventory(self) -> None:
-        for node in self.agents.nodes:
-            if node.up and not node.cut:
-                self.control.inventory(node.index)
-        self.at(self.now_s + self.setup.inventory_s, self._inventory)
 
     def _check(self) -> None:
         self.checkers.look()
@@ -192,3 +222,38 @@ class World:
         self.recent = Latencies()
         if self.now_s + step_s <= self.setup.duration_s + 1e-6:
             self.at(self.now_s + step_s, self._sample)
+
+
+class Time:
+    """The port `Timer` in virtual time; hints are lost or doubled while that is among the troubles."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def now_s(self) -> float:
+        return self._world.clock_s
+
+    def monotonic_s(self) -> float:
+        return self._world.now_s
+
+    def at(self, when_s: float, act: Callable[..., None], *arguments: Any) -> None:
+        self._world.at(when_s, act, *arguments)
+
+    def soon(self, act: Callable[[], None]) -> bool:
+        world = self._world
+        if world.trouble.loses_hint():
+            return False
+        for _ in range(2 if world.trouble.doubles_hint() else 1):
+            world.at(world.now_s + world.setup.react_s, act)
+        return True
+
+
+def declared(spec: Service) -> FleetService:
+    """What control is told of a service."""
+    ways = tuple(
+        DeclaredWay(way.request, way.slots, way.prefill_tokens_per_s, way.cached_s, way.light_s, way.sleep_s)
+        for way in spec.ways
+    )
+    return FleetService(
+        spec.name, spec.weights, spec.weights_bytes, ways, spec.least, spec.most, spec.borders, spec.first_token_s
+    )
