@@ -134,10 +134,10 @@ class Watched(Pool):
         if self.score.loads > loads:
             self._loaded(device, device.ready_s)
 
-    def _batch(self, device: Device, model: Model, now_s: float) -> float:
+    def _batch(self, device: Device, model: Model, now_s: float) -> None:
         if self.blocks:
             self._loaded(device, device.loaded_s)
-        return super()._batch(device, model, now_s)
+        super()._batch(device, model, now_s)
 
     def _loaded(self, device: Device, there_s: float) -> None:
         assert there_s >= max(self._now_s, self.lane_s[device.index]) + self._load_s - 1e-6, "one after the other"

@@ -19,13 +19,13 @@ MARGIN_S = 4.0
 # A device runs one model for about this long, then it is asked again who is next.
 TURN_S = 0.5
 # A first token is due so much before it was promised: a stream that was late catches up, a first token that was late stays it.
-FIRST_EARLIER_S = 0.25
+FIRST_EARLIER_S = 0.5
 # A cache that lies on another device is moved for a stream that is due so much sooner than those whose cache lies here.
 MOVE_S = 2.0
 # Who is this late goes before all others, held or not, whoever is latest first: so nobody waits for ever.
 OVERDUE_S = 10.0
 # Loading is paid for by running: a device that was loaded for one runs those it holds this many times as long as the next load.
-STAY_LOADS = 4.0
+STAY_LOADS = 8.0
 
 
 @dataclass(frozen=True, slots=True)

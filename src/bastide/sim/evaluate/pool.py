@@ -34,6 +34,7 @@ from bastide.sim.evaluate.pooldevices import (
     PROMPT_TOKENS_PER_S,
     STEP_S,
     STEPS,
+    STEPS_MOST,
     TBT_S,
     TTFT_S,
     WEIGHTS_TOKENS,
@@ -226,8 +227,8 @@ class Pool:
         device.held.append(model.number)
         device.running, device.idle = model.number, False
         model.runs[device.index] = None
-        there_s = self._batch(device, model, now_s)
-        prompts_s = max(there_s, self._prompts(device, model, now_s))
+        self._batch(device, model, now_s)
+        prompts_s = self._prompts(device, model, now_s)
         device.until_s = self._decode(device, prompts_s)
         device.expected_s = prompts_s + (TURN_S if device.streams else 0.0)
         if model.has_work():
@@ -268,38 +269,35 @@ class Pool:
             self._let_go(device, goes)
         return True
 
-    def _batch(self, device: Device, model: Model, now_s: float) -> float:
-        """Which streams have this turn: those due first, as many as fit. Answers when their caches are there."""
+    def _batch(self, device: Device, model: Model, now_s: float) -> None:
+        """Which streams have this turn: those due first, as many as fit. Caches that lie elsewhere begin to come."""
         rest: list[Stream] = []
-        moved = used = 0
+        used = 0
         full = False
         for stream in sorted(
             model.active, key=lambda one: batch_order_s(one.next_s(), one.home not in (None, device.index))
         ):
-            tokens = stream.tokens + STEPS
+            tokens = stream.tokens + STEPS_MOST
             full = full or not self._fits(device, used + tokens, stream.next_s() - self._now_s)
             if full and device.streams:
                 rest.append(stream)
                 continue
             used += tokens
-            moved += 0 if stream.home == device.index else stream.tokens
-            stream.home = device.index
+            self._bring(device, stream, now_s)
             device.streams.append(stream)
         model.active = rest
         device.caches.pop(model.number, None)
         device.caches[model.number] = None
-        return self._moved(device, moved, now_s)
 
-    def _moved(self, device: Device, tokens: int, now_s: float) -> float:
-        """Caches come to this device, one after the other. Answers when they are there."""
-        if not self._load_s or not tokens:
-            return now_s
-        self.score.moved_tokens += tokens
-        takes_s = tokens / MOVES_TOKENS_PER_S
-        device.moved_s = max(now_s, device.moved_s) + takes_s
-        if device.loading is not None:
-            device.ready_s += takes_s  # they share the lane
-        return device.moved_s
+    def _bring(self, device: Device, stream: Stream, now_s: float) -> None:
+        """Its cache comes to this device, after those that came before it."""
+        if stream.home != device.index and stream.tokens and self._load_s:
+            self.score.moved_tokens += stream.tokens
+            takes_s = stream.tokens / MOVES_TOKENS_PER_S
+            stream.there_s = device.moved_s = max(now_s, device.moved_s, stream.there_s) + takes_s
+            if device.loading is not None:
+                device.ready_s += takes_s  # they share the lane
+        stream.home = device.index
 
     def _move_out(self, device: Device) -> None:
         """What doesn't fit beside this turn goes: models without work, then caches whose model runs last, to the host's memory.
@@ -344,7 +342,7 @@ class Pool:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = able[turn.index].number, max(self._now_s, device.moved_s) + self._load_s
+        device.loading, device.ready_s = able[turn.index].number, max(self._now_s, device.loaded_s, device.moved_s) + self._load_s
         self._hold(device, able[turn.index])
 
     # --- what is computed ----------------------------------------------------------------------------------------------
@@ -356,15 +354,13 @@ class Pool:
             tokens = min(stream.left, math.ceil((ends_s - now_s) * PROMPT_TOKENS_PER_S))
             if not prompt_first(stream, tokens, device.streams, now_s):
                 break
-            used += stream.computed + tokens + STEPS
+            used += stream.computed + tokens + STEPS_MOST
             if not self._fits(device, used, stream.begin_s() - self._now_s) and device.streams:
                 break
             model.take(stream)
-            if stream.computed and stream.home != device.index:
-                now_s = self._moved(device, stream.computed, now_s)
-            now_s += tokens / PROMPT_TOKENS_PER_S
+            self._bring(device, stream, now_s)
+            now_s = max(now_s, stream.there_s) + tokens / PROMPT_TOKENS_PER_S
             stream.computed += tokens
-            stream.home = device.index
             if stream.left:
                 device.prompt = stream
                 break
@@ -376,17 +372,22 @@ class Pool:
         return now_s
 
     def _decode(self, device: Device, now_s: float) -> float:
-        """Steps for all its streams, for a turn or until the last is done. Returns when that ends."""
-        if not decodes(device.prompt, device.streams, now_s):
+        """Steps for all its streams: whoever's cache is still on its way joins when it is there, and then all go on for a turn.
+        Returns when that ends."""
+        if not device.streams or not decodes(device.prompt, device.streams, now_s):
             return now_s
-        left = max((stream.answer - stream.made for stream in device.streams), default=0)
-        steps = min(STEPS, left)
+        begins_s = max(now_s, min(stream.there_s for stream in device.streams))
+        turn_ends_s = max(now_s, max(stream.there_s for stream in device.streams)) + STEPS * STEP_S
+        ends_s = begins_s
         for stream in device.streams:
-            made = min(steps, stream.answer - stream.made)
-            # Token i of this turn comes at now + (i + 1) steps, and is due at first + (made + i) x 100 ms.
-            behind_s = now_s + STEP_S - stream.next_s()
+            joins_s = max(begins_s, stream.there_s)
+            steps = math.floor((turn_ends_s - joins_s) / STEP_S + 1e-9)
+            made = min(steps, STEPS_MOST, stream.answer - stream.made)
+            # Token i of this turn comes after i + 1 steps, and is due at first + (made + i) x 100 ms.
+            behind_s = joins_s + STEP_S - stream.next_s()
             late = math.ceil(behind_s / (TBT_S - STEP_S) - 1e-9) if behind_s > 0 else 0
             self.score.tokens += made
             self.score.tokens_late += min(made, late)
             stream.made += made
-        return now_s + steps * STEP_S
+            ends_s = max(ends_s, joins_s + made * STEP_S)
+        return ends_s

@@ -19,6 +19,7 @@ TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
 PROMPT_TOKENS_PER_S = 8000.0
 STEP_S = 0.025
 STEPS = math.ceil(TURN_S / STEP_S)  # of a turn
+STEPS_MOST = 2 * STEPS  # of streams whose caches are there, while those of others come
 LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
 HELD = 4  # models at most, beside caches
 # All in tokens of cache (128 KiB each): nine tenths of the device, the weights of a model, and what the lane brings in a second.
@@ -31,7 +32,7 @@ LATE_S = 3.0  # a prompt that must begin within this goes before streams that wo
 @dataclass(slots=True)
 class Stream:
     """A request: when it came, tokens of its prompt and answer, those computed and made, and when the first was. `home`: the device where its
-    cache lies; None: in a host's memory."""
+    cache lies, or to which it is on its way until `there_s`; None: in a host's memory."""
 
     at_s: float
     prompt: int
@@ -40,6 +41,7 @@ class Stream:
     made: int = 0
     first_s: float = 0.0
     home: int | None = None
+    there_s: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -102,7 +104,8 @@ class Model:
         """In how long it must run; infinite without work."""
         first = math.inf
         if self.prompts:
-            first = self.came_s() + TTFT_S - self.prompts / PROMPT_TOKENS_PER_S
+            beside = 1 - STEP_S / TBT_S if self.active or self.runs else 1.0  # streams need the rest of the time
+            first = self.came_s() + TTFT_S - self.prompts / (beside * PROMPT_TOKENS_PER_S)
         following = min((stream.next_s() for stream in self.active), default=math.inf)
         return due_s(first, following, earlier_s) - now_s
 
@@ -144,7 +147,7 @@ class Device:
 
     def needs(self) -> int:
         """What they hold when the turn is over, at most."""
-        return self.used() + STEPS * len(self.streams)
+        return self.used() + STEPS_MOST * len(self.streams)
 
 
 @dataclass(slots=True)
