@@ -18,7 +18,7 @@ from bastide.domain.errors import InvalidRequest, InvalidSpec
 from bastide.sim.run import run
 from bastide.sim.scenario import parse
 from bastide.sim.sizing import fewest
-from bastide.wiring.main import app
+from bastide.wiring.main import app, main
 
 SCENARIO = """name: Two <rooms>
 seed: 5
@@ -109,6 +109,22 @@ def test_wrong_use_is_told_by_file_and_line(scenario: Path) -> None:
         InvalidRequest, match="there is no policy 'best' to compare with; there are: bastide, always-on"
     ):
         run(parse(SCENARIO, Path(".")), ("best",))
+
+
+def test_errors_of_a_simulation_say_that_nothing_was_simulated(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario.write_text(SCENARIO.replace("policies:", "policy:").replace("model: llama-3.1-8b", "model: none"))
+    monkeypatch.setattr(sys, "argv", ["bastide", "sim", str(scenario)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.endswith("2 problems; nothing was simulated\n")
+    scenario.write_text(SCENARIO.replace("llama-3.1-8b", "llama-3.3-70b").replace("L40S", "L4"))
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "simulating" not in said and said.endswith("1 problem; nothing was simulated\n")
 
 
 def test_the_fewest_nodes(scenario: Path) -> None:

@@ -63,9 +63,10 @@ def run(
     """The scenario under its own policies, and under each of `compare`. Everything else is the same for all."""
     results = []
     for policies in policies_named(compare, scenario.policies):
+        made = setup(scenario, seed, policies)
         if told is not None:
             told(policies.name)
-        results.append(simulate(setup(scenario, seed, policies), scenario.name))
+        results.append(simulate(made, scenario.name))
     return results
 
 

@@ -77,6 +77,7 @@ def run(
         )
     except BastideError as error:
         error.file = getattr(error, "file", str(scenario))  # type: ignore[attr-defined]
+        error.after = "nothing was simulated"  # type: ignore[attr-defined]
         raise
     if not piped:
         out.print(summary(results))
