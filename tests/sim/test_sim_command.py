@@ -134,7 +134,33 @@ def test_the_fewest_nodes(scenario: Path) -> None:
     )
     said: list[str] = []
     found = fewest(big, None, said.append)
-    assert sum(group.count for group in found.nodes) < 6 and any("% in time" in line for line in said)
+    assert found.enough and found.written == 16
+    assert sum(group.count for group in found.scenario.nodes) < 6 and any("% in time" in line for line in said)
+
+
+def test_size_says_how_many_nodes_of_each_kind(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("2h", "40m").replace("count: 2", "count: 4").partition("fault_rates")[0])
+    file = tmp_path / "r.json"
+    said = CliRunner().invoke(app, ["sim", str(scenario), "--size", "--json", str(file)]).output
+    size = json.loads(file.read_text())["size"]
+    assert size["enough"] and size["written"] == 8
+    assert [(one["location"], one["device"], one["devices"]) for one in size["nodes"]] == [
+        ("north", "L40S", 2),
+        ("south", "T4", 4),
+    ]
+    for one in size["nodes"]:
+        row = rf"{one['location']} +{one['device']} +{one['nodes']} +{one['devices']}"
+        assert re.search(row, said), said
+    nodes = sum(one["nodes"] for one in size["nodes"])
+    assert f"The fewest nodes that are enough: {nodes}, where 8 were written." in said
+    assert "`--size` finds the least" not in said
+    piped = CliRunner().invoke(app, ["sim", str(scenario), "--size", "--json", "-"]).stdout
+    assert json.loads(piped)["size"] == size
+
+
+def test_where_size_finds_none_no_fleet_is_said_to_be_enough(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["sim", str(written(tmp_path, NO_POWER)), "--size"]).stdout
+    assert "even 64 nodes are too few" in said and "DEVICES IN EACH" not in said
 
 
 def test_more_nodes_where_those_written_are_too_few(scenario: Path) -> None:
@@ -143,7 +169,8 @@ def test_more_nodes_where_those_written_are_too_few(scenario: Path) -> None:
     small = parse(text.replace("count: 2, device: T4, devices: 4", "count: 1, device: T4, devices: 1"), scenario.parent)
     said: list[str] = []
     found = fewest(small, None, said.append)
-    enough = sum(group.count for group in found.nodes)
+    enough = sum(group.count for group in found.scenario.nodes)
+    assert found.enough
     assert enough > sum(group.count for group in small.nodes)
     assert said[0].startswith("2 nodes: ") and said[0].endswith("too few")
     assert f"{enough} nodes: " in " ".join(line for line in said if "too few" not in line)
@@ -153,7 +180,8 @@ def test_where_no_fleet_is_enough_it_says_what_else_it_may_be(scenario: Path) ->
     """A first token in no time at all: nobody gives that."""
     never = parse(SCENARIO.replace("first_token: 25s", "first_token: 1ms").partition("fault_rates")[0], scenario.parent)
     said: list[str] = []
-    assert fewest(never, None, said.append) is never
+    found = fewest(never, None, said.append)
+    assert found.scenario is never and not found.enough
     assert "more are not tried" in said[-1] and "`most` copies" in said[-1]
 
 

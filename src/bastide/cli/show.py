@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +35,7 @@ WIDE = 200
 class _Output(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """A table's lines are filled up with blanks; where nobody reads along they would only be in the way."""
-        if self.is_terminal or not any(isinstance(one, Table) for one in objects):
+        if self.is_terminal or not any(isinstance(one, Table | Group) for one in objects):
             super().print(*objects, **options)
             return
         with self.capture() as captured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bastide.domain.errors import InvalidRequest, InvalidSpec, Problem
@@ -14,11 +14,22 @@ from bastide.policy.fleet import WHOLE, NodeShape, Request
 from bastide.sim import traces
 from bastide.sim.calibration import ENGINE_SHARE, Calibration, ModelCosts
 from bastide.sim.fleet.arrivals import by_law
-from bastide.sim.fleet.setup import DeviceFacts, Fault, Policies, Service, Setup, Way
+from bastide.sim.fleet.setup import DeviceFacts, Fault, Policies, Service, Setup, Trouble, Way
 from bastide.sim.scenario import Nodes, Scenario, Wish, named
 
 DAY_S = 86_400.0
 PARTS = (1, 2, 4, 8, 16)
+# These are of the whole fleet; all others strike nodes.
+EVERYWHERE = frozenset(
+    {
+        Trouble.HINT_LOST,
+        Trouble.HINT_DOUBLED,
+        Trouble.STORE_TIMEOUT,
+        Trouble.CLOCK_JUMP,
+        Trouble.HERD,
+        Trouble.STATE_TORN,
+    }
+)
 # A copy that takes more of a device than this has it alone.
 SHARE_MAX = 0.9
 # Room for context: every slot full with a request twice the mean length.
@@ -68,7 +79,7 @@ def setup(scenario: Scenario, seed: int | None = None, policies: Policies | None
         scenario.duration_s,
         seed,
         policies,
-        (*scenario.faults, *_drawn(scenario, seed)),
+        tuple(_placed(fault, shapes, seed) for fault in (*scenario.faults, *_drawn(scenario, seed))),
         tick_s=scenario.tick_s,
         disk_bytes=min(group.disk_bytes for group in scenario.nodes),
     )
@@ -230,3 +241,11 @@ def _drawn(scenario: Scenario, seed: int) -> list[Fault]:
                 break
             found.append(Fault(kind, at_s, lasts_s))
     return found
+
+
+def _placed(fault: Fault, shapes: Sequence[NodeShape], seed: int) -> Fault:
+    """With a place by chance where it names none: the same under every policy, and one that can be told."""
+    if fault.where or fault.kind in EVERYWHERE:
+        return fault
+    shape = random.Random(f"{seed}/place/{fault.kind.value}/{fault.at_s}").choice(shapes)
+    return replace(fault, where=shape.location if fault.kind is Trouble.LOCATION_CUT else shape.name)

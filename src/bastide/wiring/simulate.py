@@ -69,9 +69,10 @@ def run(
     if parquet is not None:
         export.check_directory(parquet)
     try:
-        found = read(scenario)
+        found, sized = read(scenario), None
         if size:
-            found = fewest(found, seed, lambda said: err.print(said, style="bright_black"))
+            sized = fewest(found, seed, lambda said: err.print(said, style="bright_black"))
+            found = sized.scenario
         results = simulate(
             found, compare or (), seed, lambda name: err.print(f"simulating {name} …", style="bright_black")
         )
@@ -80,15 +81,15 @@ def run(
         error.after = "nothing was simulated"  # type: ignore[attr-defined]
         raise
     if not piped:
-        out.print(summary(results))
+        out.print(summary(results, sized))
     if html is not None:
         export.write_text(page(results), html)
     if parquet is not None:
         export.write_parquet(results, parquet)
     if json is not None and not piped:
-        export.write_json(results, json)
+        export.write_json(results, json, sized)
     if piped:
-        print(to_json.dumps({"runs": [result.plain() for result in results]}))
+        print(to_json.dumps(export.plain(results, sized)))
         return
     for path in (html, parquet, json):
         if path is not None:
