@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as to_json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,6 +12,9 @@ from typer.core import TyperGroup
 from bastide.cli.context import JsonOption
 from bastide.cli.show import err, out, table
 from bastide.domain.errors import BastideError, InvalidRequest, Unsupported
+
+if TYPE_CHECKING:
+    from bastide.sim.evaluate.catalog import Evaluation
 
 
 class _ScenarioOrCommand(TyperGroup):
@@ -102,28 +105,42 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Directory with the public traces.")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="Only this workload or trace; may be repeated.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Such as 42-51.")] = None,
-    tiles: Annotated[int, typer.Option(min=1, max=100, help="E1: the fleet this many times over.")] = 1,
+    seeds: Annotated[str | None, typer.Option(help="Such as 42-51, of what is drawn.")] = None,
+    tiles: Annotated[int | None, typer.Option(min=1, max=100, help="E1: the fleet this many times over.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Run the shipped policies beside published ones on public traces."""
     try:
-        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, summary
+        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, refuse_idle
     except ImportError as error:
         raise _lacks(error) from None
     chosen = evaluation(name)
+    refuse_idle(chosen, policy or (), data=data is not None, seeds=seeds is not None, tiles=tiles is not None)
     if data is None and chosen.reads:
         raise InvalidRequest(f"{name} reads public traces; name their directory with `--data DIR`")
     wanted = parse_seeds(seeds) if seeds is not None else chosen.seeds
-    rows = []
-    for row in chosen.rows(Ask(data or Path(), workload or (), policy or (), wanted, tiles)):
-        rows.append(row)
-        if json:
-            print(to_json.dumps(row), flush=True)
-        else:
-            err.print(f"{row[chosen.group]} {row['policy']} seed {row['seed']}", style="bright_black")
-    if json:
-        return
+    rows: list[dict[str, Any]] = []
+    interrupted = False
+    try:
+        for row in chosen.rows(Ask(data or Path(), workload or (), policy or (), wanted, tiles or 1)):
+            rows.append(row)
+            if json:
+                print(to_json.dumps(row), flush=True)
+            else:
+                err.print(f"{row[chosen.group]} {row['policy']} seed {row['seed']}", style="bright_black")
+    except KeyboardInterrupt:
+        interrupted = True
+    if rows and not json:
+        _show_rows(chosen, rows)
+    if interrupted:
+        count = f"{len(rows)} row{'s' if len(rows) != 1 else ''}"
+        err.print(f"interrupted after {count}: not all that was asked for", style="yellow")
+        raise typer.Exit(130)
+
+
+def _show_rows(chosen: Evaluation, rows: list[dict[str, Any]]) -> None:
+    from bastide.sim.evaluate.catalog import summary
+
     shown = table(chosen.group.upper(), "POLICY", "ROWS", *chosen.shown)
     for group, name_of_policy, count, figures in summary(rows, chosen.group, chosen.shown):
         cells = [f"{figures[f][0]:.4g} ± {figures[f][1]:.2g}" if f in figures else "" for f in chosen.shown]

@@ -104,6 +104,9 @@ def parquet_rows(path: Path, query: str, parameters: Sequence[Any] = ()) -> list
             relation = connection.read_parquet(str(path))
             relation.create_view("trace")
             return connection.execute(query, list(parameters)).fetchall()
+    except (duckdb.InterruptException, RuntimeError):
+        # What DuckDB makes of Ctrl-C.
+        raise KeyboardInterrupt from None
     except duckdb.Error as error:
         said = DUCKDB_KIND.sub("", str(error).partition("\n")[0])
         raise InvalidRequest(f"{path} is torn or lacks a column: {said}") from None
