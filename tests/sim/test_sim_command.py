@@ -225,6 +225,35 @@ def test_where_nothing_can_be_written_nothing_is_simulated(scenario: Path, tmp_p
     assert done.exit_code == 0 and (tmp_path / "new" / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h", ""])
+def test_a_newcomer_finds_the_options_of_a_run_in_the_help_of_sim(flag: str) -> None:
+    said = CliRunner().invoke(app, ["sim", *([flag] if flag else [])]).output
+    assert all(option in said for option in ("--size", "--compare", "--html", "--json", "--parquet", "--seed")), said
+    assert "sim SCENARIO.yaml [OPTIONS] | COMMAND" in said and "evaluate" in said
+
+
+def test_options_may_come_before_the_scenario(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["sim", "--json", "-", str(written(tmp_path, NO_POWER))])
+    assert json.loads(done.stdout)["runs"][0]["scenario"] == "Dark"
+
+
+def test_what_is_neither_a_file_nor_a_subcommand_is_told_what_there_is() -> None:
+    done = CliRunner().invoke(app, ["sim", "evalaute", "E1", "--data", "."])
+    assert isinstance(done.exception, InvalidRequest)
+    assert "no file evalaute, and no subcommand of that name; there are: run, evaluate" in done.exception.message
+
+
+def test_nothing_is_written_over_the_scenario_or_over_another_result(tmp_path: Path) -> None:
+    file = written(tmp_path, NO_POWER)
+    for options, said in (
+        (["--html", str(file)], "would write over the scenario itself"),
+        (["--html", str(tmp_path / "r"), "--json", str(tmp_path / "r")], "would write over what `--html` writes"),
+    ):
+        done = CliRunner().invoke(app, ["sim", str(file), *options])
+        assert isinstance(done.exception, InvalidRequest) and said in done.exception.message
+    assert file.read_text() == NO_POWER
+
+
 def test_a_trace_whose_requests_all_come_later_is_refused(tmp_path: Path) -> None:
     trace = tmp_path / "t.parquet"
     duckdb.connect().execute(f"copy (select 'f' as func, 100 as minute, 3 as count) to '{trace}' (format parquet)")

@@ -18,17 +18,32 @@ if TYPE_CHECKING:
 
 
 class _ScenarioOrCommand(TyperGroup):
-    """`bastide sim FILE` means `bastide sim run FILE`: what is no subcommand is a scenario."""
+    """`bastide sim FILE` means `bastide sim run FILE`: what is no subcommand is a scenario, or an option of its run."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            word = Path(args[0])
+            if not (ctx.resilient_parsing or args[0].startswith("-") or word.suffix or word.exists()):
+                raise InvalidRequest(
+                    f"there is no file {word}, and no subcommand of that name; there are: {', '.join(self.commands)}"
+                )
             args = ["run", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["SCENARIO.yaml [OPTIONS] | COMMAND"]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        run = self.commands["run"]
+        with formatter.section("Options of a run"):
+            options = [one for one in run.get_params(ctx) if one.param_type_name == "option" and one.name != "help"]
+            formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
+        super().format_commands(ctx, formatter)
 
 
 sim_app = typer.Typer(
     cls=_ScenarioOrCommand,
-    help="Simulate a fleet: `bastide sim SCENARIO.yaml`. Or evaluate the policies on public traces.",
+    help="Simulate a fleet: `bastide sim SCENARIO.yaml`. Or evaluate the policies on public traces. See docs/simulate.md.",
     no_args_is_help=True,
 )
 
@@ -66,11 +81,7 @@ def run(
     except ImportError as error:
         raise _lacks(error) from None
     piped = str(json) == "-"
-    for file in (html, None if piped else json):
-        if file is not None:
-            export.check_file(file)
-    if parquet is not None:
-        export.check_directory(parquet)
+    export.check(scenario, {"--html": html, "--json": None if piped else json}, parquet)
     try:
         found, sized = read(scenario), None
         if size:

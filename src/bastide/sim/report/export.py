@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,25 @@ from bastide.sim.run import Result
 from bastide.sim.sizing import Sized
 
 
+def check(scenario: Path, files: Mapping[str, Path | None], directory: Path | None) -> None:
+    """Raises InvalidRequest where what is wanted can't be written, or would write over something; asked before a long run.
+
+    `files`: by the option that names them.
+    """
+    taken = {scenario.resolve(): "the scenario itself"}
+    for option, file in files.items():
+        if file is None:
+            continue
+        if file.resolve() in taken:
+            raise InvalidRequest(f"`{option}` {file} would write over {taken[file.resolve()]}; name another file")
+        taken[file.resolve()] = f"what `{option}` writes"
+        check_file(file)
+    if directory is not None:
+        check_directory(directory)
+
+
 def check_file(path: Path) -> None:
-    """Raises InvalidRequest where no file can be written there; asked before a long run, not after it."""
+    """Raises InvalidRequest where no file can be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
