@@ -79,7 +79,7 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         "needs `off`",
     ):
         assert expected in said, said
-    with pytest.raises(InvalidSpec, match="can't be read"):
+    with pytest.raises(InvalidSpec, match="there is no such file; name a file that `bastide calibrate` wrote"):
         load(tmp_path / "none.yaml")
     with pytest.raises(InvalidSpec, match="must be a mapping"):
         parse("[]")

@@ -18,7 +18,7 @@ from bastide.domain.errors import InvalidRequest, InvalidSpec
 from bastide.sim.run import run
 from bastide.sim.scenario import parse
 from bastide.sim.sizing import fewest
-from bastide.wiring.main import app
+from bastide.wiring.main import app, main
 
 SCENARIO = """name: Two <rooms>
 seed: 5
@@ -111,6 +111,22 @@ def test_wrong_use_is_told_by_file_and_line(scenario: Path) -> None:
         run(parse(SCENARIO, Path(".")), ("best",))
 
 
+def test_errors_of_a_simulation_say_that_nothing_was_simulated(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario.write_text(SCENARIO.replace("policies:", "policy:").replace("model: llama-3.1-8b", "model: none"))
+    monkeypatch.setattr(sys, "argv", ["bastide", "sim", str(scenario)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.endswith("2 problems; nothing was simulated\n")
+    scenario.write_text(SCENARIO.replace("llama-3.1-8b", "llama-3.3-70b").replace("L40S", "L4"))
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "simulating" not in said and said.endswith("1 problem; nothing was simulated\n")
+
+
 def test_the_fewest_nodes(scenario: Path) -> None:
     big = parse(
         SCENARIO.replace("count: 2, device: L40S", "count: 14, device: L40S").partition("fault_rates")[0],
@@ -118,7 +134,33 @@ def test_the_fewest_nodes(scenario: Path) -> None:
     )
     said: list[str] = []
     found = fewest(big, None, said.append)
-    assert sum(group.count for group in found.nodes) < 6 and any("% in time" in line for line in said)
+    assert found.enough and found.written == 16
+    assert sum(group.count for group in found.scenario.nodes) < 6 and any("% in time" in line for line in said)
+
+
+def test_size_says_how_many_nodes_of_each_kind(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("2h", "40m").replace("count: 2", "count: 4").partition("fault_rates")[0])
+    file = tmp_path / "r.json"
+    said = CliRunner().invoke(app, ["sim", str(scenario), "--size", "--json", str(file)]).output
+    size = json.loads(file.read_text())["size"]
+    assert size["enough"] and size["written"] == 8
+    assert [(one["location"], one["device"], one["devices"]) for one in size["nodes"]] == [
+        ("north", "L40S", 2),
+        ("south", "T4", 4),
+    ]
+    for one in size["nodes"]:
+        row = rf"{one['location']} +{one['device']} +{one['nodes']} +{one['devices']}"
+        assert re.search(row, said), said
+    nodes = sum(one["nodes"] for one in size["nodes"])
+    assert f"The fewest nodes that are enough: {nodes}, where 8 were written." in said
+    assert "`--size` finds the least" not in said
+    piped = CliRunner().invoke(app, ["sim", str(scenario), "--size", "--json", "-"]).stdout
+    assert json.loads(piped)["size"] == size
+
+
+def test_where_size_finds_none_no_fleet_is_said_to_be_enough(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["sim", str(written(tmp_path, NO_POWER)), "--size"]).stdout
+    assert "even 64 nodes are too few" in said and "DEVICES IN EACH" not in said
 
 
 def test_more_nodes_where_those_written_are_too_few(scenario: Path) -> None:
@@ -127,7 +169,8 @@ def test_more_nodes_where_those_written_are_too_few(scenario: Path) -> None:
     small = parse(text.replace("count: 2, device: T4, devices: 4", "count: 1, device: T4, devices: 1"), scenario.parent)
     said: list[str] = []
     found = fewest(small, None, said.append)
-    enough = sum(group.count for group in found.nodes)
+    enough = sum(group.count for group in found.scenario.nodes)
+    assert found.enough
     assert enough > sum(group.count for group in small.nodes)
     assert said[0].startswith("2 nodes: ") and said[0].endswith("too few")
     assert f"{enough} nodes: " in " ".join(line for line in said if "too few" not in line)
@@ -137,7 +180,8 @@ def test_where_no_fleet_is_enough_it_says_what_else_it_may_be(scenario: Path) ->
     """A first token in no time at all: nobody gives that."""
     never = parse(SCENARIO.replace("first_token: 25s", "first_token: 1ms").partition("fault_rates")[0], scenario.parent)
     said: list[str] = []
-    assert fewest(never, None, said.append) is never
+    found = fewest(never, None, said.append)
+    assert found.scenario is never and not found.enough
     assert "more are not tried" in said[-1] and "`most` copies" in said[-1]
 
 
@@ -179,6 +223,35 @@ def test_where_nothing_can_be_written_nothing_is_simulated(scenario: Path, tmp_p
     assert "simulating" not in done.output
     done = CliRunner().invoke(app, ["sim", str(written(tmp_path, NO_POWER)), option, str(tmp_path / "new" / "out")])
     assert done.exit_code == 0 and (tmp_path / "new" / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", ""])
+def test_a_newcomer_finds_the_options_of_a_run_in_the_help_of_sim(flag: str) -> None:
+    said = CliRunner().invoke(app, ["sim", *([flag] if flag else [])]).output
+    assert all(option in said for option in ("--size", "--compare", "--html", "--json", "--parquet", "--seed")), said
+    assert "sim SCENARIO.yaml [OPTIONS] | COMMAND" in said and "evaluate" in said
+
+
+def test_options_may_come_before_the_scenario(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["sim", "--json", "-", str(written(tmp_path, NO_POWER))])
+    assert json.loads(done.stdout)["runs"][0]["scenario"] == "Dark"
+
+
+def test_what_is_neither_a_file_nor_a_subcommand_is_told_what_there_is() -> None:
+    done = CliRunner().invoke(app, ["sim", "evalaute", "E1", "--data", "."])
+    assert isinstance(done.exception, InvalidRequest)
+    assert "no file evalaute, and no subcommand of that name; there are: run, evaluate" in done.exception.message
+
+
+def test_nothing_is_written_over_the_scenario_or_over_another_result(tmp_path: Path) -> None:
+    file = written(tmp_path, NO_POWER)
+    for options, said in (
+        (["--html", str(file)], "would write over the scenario itself"),
+        (["--html", str(tmp_path / "r"), "--json", str(tmp_path / "r")], "would write over what `--html` writes"),
+    ):
+        done = CliRunner().invoke(app, ["sim", str(file), *options])
+        assert isinstance(done.exception, InvalidRequest) and said in done.exception.message
+    assert file.read_text() == NO_POWER
 
 
 def test_a_trace_whose_requests_all_come_later_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,7 @@ from bastide.domain.errors import (
 )
 from bastide.domain.units import format_duration
 
+CHANGED_NOTHING = "nothing was changed"
 # Where nobody reads along (a pipe, a file) tables keep their full width.
 WIDE = 200
 
@@ -34,7 +35,7 @@ WIDE = 200
 class _Output(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """A table's lines are filled up with blanks; where nobody reads along they would only be in the way."""
-        if self.is_terminal or not any(isinstance(one, Table) for one in objects):
+        if self.is_terminal or not any(isinstance(one, Table | Group) for one in objects):
             super().print(*objects, **options)
             return
         with self.capture() as captured:
@@ -66,8 +67,8 @@ def status_of(error: BastideError) -> int:
     return 1
 
 
-def show_error(error: BastideError, file: str | None = None) -> int:
-    """Print it; returns the exit status."""
+def show_error(error: BastideError, file: str | None = None, after: str = CHANGED_NOTHING) -> int:
+    """Print it; returns the exit status. `after`: what a file that is wrong came to."""
     if isinstance(error, InvalidSpec):
         for problem in error.problems:
             where = f"{file or 'spec'}:{problem.line}" if problem.line else (file or "spec")
@@ -77,7 +78,7 @@ def show_error(error: BastideError, file: str | None = None) -> int:
                 )
             )
         count = len(error.problems)
-        err.print(Text(f"{count} problem{'s' if count != 1 else ''}; nothing was changed", "red"))
+        err.print(Text(f"{count} problem{'s' if count != 1 else ''}; {after}", "red"))
     else:
         err.print(Text.assemble(("error: ", "bold red"), error.message))
     return status_of(error)

@@ -76,6 +76,9 @@ def read(text: str, problems: list[Problem]) -> Tree | None:
         mark = error.problem_mark or error.context_mark
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
         problems.append(Problem(mark.line + 1 if mark else 0, "", f"not YAML: {what}"))
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        problems.append(Problem(line, "", f"not YAML: the character {error.character:#x} may not be in it"))
     except _TooMany:
         problems.append(Problem(0, "", f"the file stands for too many values (over {VALUES_MAX:,}, aliases counted)"))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -116,5 +119,8 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode):
             items = [self.tree(item, depth + 1) for item in node.value]
             return Row(tuple(item for item in items if item is not None), line)
-        value = self._loader.construct_object(node, deep=True)
-        return Leaf(value, line)
+        try:
+            return Leaf(self._loader.construct_object(node, deep=True), line)
+        except ValueError as error:
+            self._problems.append(Problem(line, "", f"not YAML: {node.value!r}: {error}"))
+            return None

@@ -34,9 +34,9 @@ from typing import Any
 
 import yaml
 
-from bastide.domain.errors import InvalidSpec, Problem
+from bastide.domain.errors import InvalidSpec
 from bastide.domain.lifecycle import Rung
-from bastide.sim.reading import Reading, bytes_of, number, text_of
+from bastide.sim.reading import Reading, bytes_of, in_file, number, text_in, text_of
 
 FORMAT = 1
 SHIPPED = Path(__file__).with_name("calibrations") / "default.yaml"
@@ -166,21 +166,11 @@ def shipped() -> Calibration:
 
 def load(path: Path) -> Calibration:
     """Read a calibration file (YAML or JSON). Raises InvalidSpec with every problem and its line."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = Problem(0, "", f"can't be read: {error}; give a file that `bastide calibrate` wrote")
-        raise in_file(InvalidSpec((problem,)), path) from None
+    text = text_in(path, "a file that `bastide calibrate` wrote")
     try:
         return parse(text)
     except InvalidSpec as error:
         raise in_file(error, path) from None
-
-
-def in_file(error: InvalidSpec, path: Path) -> InvalidSpec:
-    """The error, knowing the file that its lines are of."""
-    error.file = str(path)  # type: ignore[attr-defined]
-    return error
 
 
 def parse(text: str) -> Calibration:

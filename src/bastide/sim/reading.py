@@ -7,15 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from bastide.control.specvalues import Reader
-from bastide.control.yamltree import Branch, Leaf, Row, Tree, read
+from bastide.control.yamltree import BYTES_MAX, Branch, Leaf, Row, Tree, read
 from bastide.domain.errors import InvalidSpec, Problem
-from bastide.domain.units import parse_bytes, parse_duration_s
+from bastide.domain.units import format_duration, parse_bytes, parse_duration_s
 
 Parser = Callable[[Any], Any]
 REQUIRED: Any = None
+
+
+def text_in(path: Path, what: str) -> str:
+    """The text of a file. Raises InvalidSpec with why it can't be read; `what` says what to name instead."""
+    try:
+        # No more than is read at all: a device never ends.
+        with path.open(encoding="utf-8") as file:
+            return file.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        said = f"there is no such file; name {what}"
+    except IsADirectoryError:
+        said = f"is a directory; name {what}"
+    except UnicodeDecodeError:
+        said = f"is not text (UTF-8); name {what}"
+    except OSError as error:
+        said = f"can't be read: {error.strerror or error}; name {what}"
+    raise in_file(InvalidSpec((Problem(0, "", said),)), path)
+
+
+def in_file(error: InvalidSpec, path: Path) -> InvalidSpec:
+    """The error, knowing the file that its lines are of."""
+    error.file = str(path)  # type: ignore[attr-defined]
+    return error
 
 
 class Reading:
@@ -30,12 +55,18 @@ class Reading:
         if isinstance(tree, Branch):
             return tree
         if not self.problems:
-            self.wrong(1, "", "the file must be a mapping of keys")
+            empty = tree is None or (isinstance(tree, Leaf) and tree.value is None)
+            self.wrong(1, "", "the file is empty" if empty else "the file must be a mapping of keys")
         self.finish()
         raise AssertionError("finish raised")
 
     def wrong(self, line: int, where: str, message: str) -> None:
         self.problems.append(Problem(line, where.removeprefix("."), message))
+
+    def said(self, where: str) -> bool:
+        """Whether something is wrong there already: what follows from it need not be said too."""
+        below = (f"{where}.", f"{where}[")
+        return any(one.where == where or one.where.startswith(below) for one in self.problems)
 
     def finish(self) -> None:
         """Raises InvalidSpec with all that was wrong, by line."""
@@ -180,3 +211,27 @@ def truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {value!r}")
     return value
+
+
+def time_of(least_s: float, most_s: float = math.inf) -> Parser:
+    def parse_value(value: Any) -> float:
+        seconds = duration(value)
+        if not least_s <= seconds <= most_s:
+            until = f" to {format_duration(most_s)}" if math.isfinite(most_s) else " up"
+            raise ValueError(f"must be from {format_duration(least_s)}{until}, not {value!r}")
+        return seconds
+
+    return parse_value
+
+
+def among(known: tuple[str, ...], what: str) -> Parser:
+    def parse_value(value: Any) -> str:
+        if str(value) not in known:
+            raise ValueError(f"there is no {what} {value!r}; there are: {', '.join(known[:40])}")
+        return str(value)
+
+    return parse_value
+
+
+def one_of(kinds: type[StrEnum]) -> Parser:
+    return among(tuple(kind.value for kind in kinds), "kind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from bastide import __version__
 from bastide.domain.errors import InvalidRequest
 from bastide.sim.fleet.measure import Measured, Sample, digest
-from bastide.sim.fleet.setup import PRESETS, Policies, Setup
+from bastide.sim.fleet.setup import PRESETS, Policies, Setup, Trouble
 from bastide.sim.fleet.world import World
 from bastide.sim.scenario import Scenario
-from bastide.sim.scenario_setup import setup
+from bastide.sim.scenario_setup import EVERYWHERE, setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Result:
     timeline: tuple[Sample, ...]
     reasons: tuple[dict[str, Any], ...]
     digest: str
+    nodes: tuple[dict[str, Any], ...]  # how many there were of each kind
+    faults: tuple[dict[str, Any], ...]  # in the order they happened
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -39,8 +42,10 @@ class Result:
             "digest": self.digest,
             "figures": self.figures,
             "wakes": self.wakes,
+            "nodes": list(self.nodes),
             "by_location": self.by_location,
             "worst_services": list(self.worst),
+            "faults": list(self.faults),
             "timeline": [asdict(sample) for sample in self.timeline],
             "reasons": list(self.reasons),
         }
@@ -63,9 +68,10 @@ def run(
     """The scenario under its own policies, and under each of `compare`. Everything else is the same for all."""
     results = []
     for policies in policies_named(compare, scenario.policies):
+        made = setup(scenario, seed, policies)
         if told is not None:
             told(policies.name)
-        results.append(simulate(setup(scenario, seed, policies), scenario.name))
+        results.append(simulate(made, scenario.name))
     return results
 
 
@@ -88,8 +94,39 @@ def simulate(made: Setup, name: str) -> Result:
         reasons,
     ]
     return Result(
-        name, policy, made.seed, figures, wakes, by_location, worst, tuple(measured.timeline), reasons, digest(whole)
+        name, policy, made.seed, figures, wakes, by_location, worst, tuple(measured.timeline), reasons, digest(whole),
+        _nodes(made), _faults(made),
     )  # fmt: skip
+
+
+def _nodes(made: Setup) -> tuple[dict[str, Any], ...]:
+    counted = Counter((shape.location, shape.model, shape.devices) for shape in made.shapes)
+    return tuple(
+        {"location": location, "device": model, "devices": devices, "nodes": count}
+        for (location, model, devices), count in counted.items()
+    )
+
+
+# Over as soon as they begin.
+AT_ONCE = frozenset({Trouble.CLOCK_JUMP, Trouble.HERD})
+
+
+def _faults(made: Setup) -> tuple[dict[str, Any], ...]:
+    """What broke, when, for how long, where (nowhere named: everywhere), and how many nodes that were."""
+    there = Counter(shape.name for shape in made.shapes)
+    there.update(shape.location for shape in made.shapes)
+    there[""] = len(made.shapes)
+    happened = sorted((fault for fault in made.faults if fault.at_s <= made.duration_s), key=lambda fault: fault.at_s)
+    return tuple(
+        {
+            "kind": fault.kind.value,
+            "at_s": round(fault.at_s, 3),
+            "lasts_s": 0.0 if fault.kind in AT_ONCE else round(fault.lasts_s, 3),
+            "where": (where := "" if fault.kind in EVERYWHERE else fault.where),
+            "nodes": there[where],
+        }
+        for fault in happened
+    )
 
 
 WORST_MAX = 20

@@ -6,18 +6,33 @@ What a scenario means for a run (ways to run a model, arrivals) is made in `scen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bastide.control.yamltree import Branch
-from bastide.domain.errors import InvalidSpec, Problem
-from bastide.sim.calibration import Calibration, ModelFacts, in_file, load, model_facts, shipped
+from bastide.domain.errors import InvalidSpec
+from bastide.domain.units import format_duration
+from bastide.sim.calibration import Calibration, ModelFacts, load, model_facts, shipped
 from bastide.sim.fleet.arrivals import Law, Lengths
 from bastide.sim.fleet.setup import PRESETS, Fault, KeepAlive, Location, Placing, Policies, Trouble
-from bastide.sim.reading import REQUIRED, Parser, Reading, bytes_of, duration, number, text_of, truth, whole
+from bastide.sim.reading import (
+    REQUIRED,
+    Parser,
+    Reading,
+    among,
+    bytes_of,
+    in_file,
+    number,
+    one_of,
+    text_in,
+    text_of,
+    time_of,
+    truth,
+    whole,
+)
 
 NODES_MAX = 100_000
 SERVICES_MAX = 100_000
@@ -84,10 +99,7 @@ class Scenario:
 
 def read(path: Path) -> Scenario:
     """Read a scenario. Raises InvalidSpec with every problem and its line."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise in_file(InvalidSpec((Problem(0, "", f"can't be read: {error}"),)), path) from None
+    text = text_in(path, "a scenario, which is a YAML file (docs/simulate.md)")
     try:
         return parse(text, path.parent)
     except InvalidSpec as error:
@@ -106,18 +118,18 @@ def parse(text: str, folder: Path) -> Scenario:
     )  # fmt: skip
     name = reading.value(root, "", "name", text_of, "a scenario")
     seed = reading.value(root, "", "seed", whole(0), 1)
-    duration_s = reading.value(root, "", "duration", _time(1.0, DURATION_S_MAX), 86_400.0)
-    tick_s = reading.value(root, "", "tick", _time(1.0, 600.0), 15.0)
+    duration_s = reading.value(root, "", "duration", time_of(1.0, DURATION_S_MAX), 86_400.0)
+    tick_s = reading.value(root, "", "tick", time_of(1.0, 600.0), 15.0)
     calibration = _calibration(reading, root, folder)
     locations = tuple(_location(reading, where, branch) for where, branch in reading.named(root, "", "locations"))
-    if not locations:
+    if not locations and not reading.said("locations"):
         reading.wrong(root.lines.get("locations", 1), "locations", "there must be one, such as `here: {}`")
     known = tuple(location.name for location in locations)
     nodes = tuple(
         _nodes(reading, where, branch, known, calibration) for where, branch in reading.rows(root, "", "nodes")
     )
     total = sum(group.count for group in nodes)
-    if not total:
+    if not total and not reading.said("nodes"):
         reading.wrong(root.lines.get("nodes", 1), "nodes", "a fleet needs at least one node")
     if total > NODES_MAX:
         reading.wrong(root.lines["nodes"], "nodes", f"{total:,} nodes are more than {NODES_MAX:,}")
@@ -128,8 +140,9 @@ def parse(text: str, folder: Path) -> Scenario:
     )
     _services(reading, root, services)
     policies = _policies(reading, root)
-    names = {*known, *(node_name(group, index) for group in nodes for index in range(min(group.count, 1000)))}
-    faults = tuple(_fault(reading, where, branch, names) for where, branch in reading.rows(root, "", "faults"))
+    names = {*known, *(name for name, _ in named(nodes))} if total <= NODES_MAX else set(known)
+    ends_s = math.inf if reading.said("duration") else duration_s
+    faults = tuple(_fault(reading, where, branch, names, ends_s) for where, branch in reading.rows(root, "", "faults"))
     rates = tuple(_rates(reading, root))
     reading.finish()
     return Scenario(
@@ -137,32 +150,14 @@ def parse(text: str, folder: Path) -> Scenario:
     )  # fmt: skip
 
 
-def node_name(group: Nodes, index: int) -> str:
-    return f"{group.location}-{group.device}-{index}"
-
-
-def _time(least_s: float, most_s: float = math.inf) -> Parser:
-    def parse_value(value: Any) -> float:
-        seconds = duration(value)
-        if not least_s <= seconds <= most_s:
-            until = f" to {most_s:g}" if math.isfinite(most_s) else " up"
-            raise ValueError(f"must be from {least_s:g}{until} seconds, not {value!r}")
-        return seconds
-
-    return parse_value
-
-
-def _among(known: tuple[str, ...], what: str) -> Parser:
-    def parse_value(value: Any) -> str:
-        if str(value) not in known:
-            raise ValueError(f"there is no {what} {value!r}; there are: {', '.join(known[:40])}")
-        return str(value)
-
-    return parse_value
-
-
-def _one(kinds: type[StrEnum]) -> Parser:
-    return _among(tuple(kind.value for kind in kinds), "kind")
+def named(nodes: Iterable[Nodes]) -> Iterator[tuple[str, Nodes]]:
+    """Every node by its name; those of one location and device are counted through, whatever group they are of."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for group in nodes:
+        for _ in range(group.count):
+            kind = group.location, group.device
+            yield f"{group.location}-{group.device}-{counted[kind]}", group
+            counted[kind] += 1
 
 
 def _calibration(reading: Reading, root: Branch, folder: Path) -> Calibration:
@@ -205,9 +200,9 @@ def _location(reading: Reading, name: str, branch: Branch) -> Location:
 def _nodes(reading: Reading, where: str, branch: Branch, known: tuple[str, ...], calibration: Calibration) -> Nodes:
     reading.known(branch, where, ("location", "count", "device", "devices", "cores", "memory", "disk", "power_w"))
     return Nodes(
-        reading.value(branch, where, "location", _among(known, "location"), REQUIRED) or "",
+        reading.value(branch, where, "location", among(known, "location") if known else text_of, REQUIRED) or "",
         reading.value(branch, where, "count", whole(1, NODES_MAX), 1),
-        reading.value(branch, where, "device", _among(tuple(calibration.devices), "device in the calibration"), REQUIRED) or "",
+        reading.value(branch, where, "device", among(tuple(calibration.devices), "device in the calibration"), REQUIRED) or "",
         reading.value(branch, where, "devices", whole(1, 64), 1),
         int(1000 * reading.value(branch, where, "cores", number(0.001, 4096), 64)),
         reading.value(branch, where, "memory", bytes_of, 512 * 2**30) // 2**20,
@@ -269,7 +264,7 @@ def _wish(
     return Wish(
         name,
         count,
-        reading.value(branch, where, "model", _among(tuple(calibration.models), "model"), REQUIRED) or "",
+        reading.value(branch, where, "model", among(tuple(calibration.models), "model"), REQUIRED) or "",
         reading.value(branch, where, "devices", whole(0, 64), 0),
         least,
         most,
@@ -281,8 +276,8 @@ def _wish(
         trace,
         services,
         jurisdictions,
-        reading.value(branch, where, "first_token", _time(0.001), 10.0),
-        reading.value(branch, where, "wait", _time(0.1, 86_400), 120.0),
+        reading.value(branch, where, "first_token", time_of(0.001), 10.0),
+        reading.value(branch, where, "wait", time_of(0.1, 86_400), 120.0),
         reading.value(branch, where, "queue", whole(0), 256),
         branch.line,
     )
@@ -296,7 +291,9 @@ def _arrivals(
     if "arrivals" not in branch.lines:
         reading.wrong(branch.line, at, "is missing; write for example `arrivals: {law: poisson, per_second: 0.5}`")
         return None, None, 0
-    kind = reading.value(group, at, "law", _among(("poisson", "bursty", "diurnal", "trace"), "law"), REQUIRED)
+    if reading.said(at):
+        return None, None, 0
+    kind = reading.value(group, at, "law", among(("poisson", "bursty", "diurnal", "trace"), "law"), REQUIRED)
     if kind == "trace":
         reading.known(group, at, ("law", "file", "services"))
         file = reading.value(group, at, "file", text_of, REQUIRED)
@@ -306,7 +303,7 @@ def _arrivals(
         reading.wrong(group.line, at, "needs one of `per_second` and `per_hour`")
     per_s = reading.optional(group, at, "per_second", number(0.0, 1e6)) or 0.0
     per_s += (reading.optional(group, at, "per_hour", number(0.0, 1e9)) or 0.0) / 3600
-    if per_s == 0.0:
+    if per_s == 0.0 and not reading.said(at):
         reading.wrong(group.line, at, "a service at rate 0 is never asked; leave it out, or give a rate above 0")
         per_s = 1.0
     law = Law(
@@ -314,13 +311,13 @@ def _arrivals(
         reading.value(group, at, "cv", number(0.05, 20.0), 3.0 if kind == "bursty" else 1.0),
         reading.value(group, at, "peak_hour", number(0.0, 24.0), 14.0),
         reading.value(group, at, "trough", number(0.0, 1.0), 0.1 if kind == "diurnal" else 1.0),
-        reading.value(group, at, "together", _time(0.0, 3600.0), 0.0),
+        reading.value(group, at, "together", time_of(0.0, 3600.0), 0.0),
     )
     return law, None, 0
 
 
 def _services(reading: Reading, root: Branch, services: tuple[Wish, ...]) -> None:
-    if not services:
+    if not services and not reading.said("services"):
         reading.wrong(root.lines.get("services", 1), "services", "there must be one, with a model and its arrivals")
     first: dict[str, int] = {}
     for wish in services:
@@ -332,10 +329,10 @@ def _services(reading: Reading, root: Branch, services: tuple[Wish, ...]) -> Non
 
 
 _POLICIES: Mapping[str, Parser] = {
-    "placing": lambda value: Placing(_one(Placing)(value)),
-    "keep_alive": lambda value: KeepAlive(_one(KeepAlive)(value)),
-    "worth": lambda value: _time(0.0)(value),
-    "fixed": lambda value: _time(0.0)(value),
+    "placing": lambda value: Placing(one_of(Placing)(value)),
+    "keep_alive": lambda value: KeepAlive(one_of(KeepAlive)(value)),
+    "worth": lambda value: time_of(0.0)(value),
+    "fixed": lambda value: time_of(0.0)(value),
     "light": truth,
     "predict": truth,
     "sharing": truth,
@@ -348,7 +345,7 @@ _POLICIES: Mapping[str, Parser] = {
 def _policies(reading: Reading, root: Branch) -> Policies:
     group = reading.group(root, "", "policies")
     reading.known(group, "policies", ("preset", *_POLICIES))
-    base = PRESETS[reading.value(group, "policies", "preset", _among(tuple(PRESETS), "policy"), "bastide")]
+    base = PRESETS[reading.value(group, "policies", "preset", among(tuple(PRESETS), "policy"), "bastide")]
     known = {field.name for field in fields(Policies)}
     changed = {}
     for key, parser in _POLICIES.items():
@@ -358,7 +355,7 @@ def _policies(reading: Reading, root: Branch) -> Policies:
     return replace(base, **changed)
 
 
-def _fault(reading: Reading, where: str, branch: Branch, names: set[str]) -> Fault:
+def _fault(reading: Reading, where: str, branch: Branch, names: set[str], ends_s: float) -> Fault:
     reading.known(branch, where, ("kind", "at", "lasts", "where"))
     place = reading.value(branch, where, "where", text_of, "")
     if place and place not in names:
@@ -366,10 +363,18 @@ def _fault(reading: Reading, where: str, branch: Branch, names: set[str]) -> Fau
         reading.wrong(
             branch.lines["where"], f"{where}.where", f"there is no node or location {place!r}; such as: {some}"
         )
+    at_s = reading.value(branch, where, "at", time_of(0.0), REQUIRED) or 0.0
+    if at_s >= ends_s:
+        reading.wrong(
+            branch.lines["at"],
+            f"{where}.at",
+            f"the run is over after {format_duration(ends_s)}, so it would never happen; "
+            "give an earlier time, or a longer `duration`",
+        )
     return Fault(
-        Trouble(reading.value(branch, where, "kind", _one(Trouble), REQUIRED) or Trouble.HERD),
-        reading.value(branch, where, "at", _time(0.0), REQUIRED) or 0.0,
-        reading.value(branch, where, "lasts", _time(0.0), 300.0),
+        Trouble(reading.value(branch, where, "kind", one_of(Trouble), REQUIRED) or Trouble.HERD),
+        at_s,
+        reading.value(branch, where, "lasts", time_of(0.0), 300.0),
         place,
     )
 
@@ -377,7 +382,7 @@ def _fault(reading: Reading, where: str, branch: Branch, names: set[str]) -> Fau
 def _rates(reading: Reading, root: Branch) -> list[tuple[Trouble, float, float]]:
     group = reading.group(root, "", "fault_rates")
     reading.known(group, "fault_rates", (*(kind.value for kind in Trouble), "lasts"))
-    lasts_s = reading.value(group, "fault_rates", "lasts", _time(0.0), 300.0)
+    lasts_s = reading.value(group, "fault_rates", "lasts", time_of(0.0), 300.0)
     found = []
     for kind in Trouble:
         per_day = reading.value(group, "fault_rates", kind.value, number(0.0, 100_000), 0.0)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bastide.domain.errors import InvalidRequest, InvalidSpec, Problem
 from bastide.domain.lifecycle import Rung
+from bastide.domain.units import format_bytes
 from bastide.policy.fleet import WHOLE, NodeShape, Request
 from bastide.sim import traces
 from bastide.sim.calibration import ENGINE_SHARE, Calibration, ModelCosts
 from bastide.sim.fleet.arrivals import by_law
-from bastide.sim.fleet.setup import DeviceFacts, Fault, Policies, Service, Setup, Way
-from bastide.sim.scenario import Nodes, Scenario, Wish, node_name
+from bastide.sim.fleet.setup import DeviceFacts, Fault, Policies, Service, Setup, Trouble, Way
+from bastide.sim.scenario import Nodes, Scenario, Wish, named
 
 DAY_S = 86_400.0
 PARTS = (1, 2, 4, 8, 16)
+# These are of the whole fleet; all others strike nodes.
+EVERYWHERE = frozenset(
+    {
+        Trouble.HINT_LOST,
+        Trouble.HINT_DOUBLED,
+        Trouble.STORE_TIMEOUT,
+        Trouble.CLOCK_JUMP,
+        Trouble.HERD,
+        Trouble.STATE_TORN,
+    }
+)
 # A copy that takes more of a device than this has it alone.
 SHARE_MAX = 0.9
 # Room for context: every slot full with a request twice the mean length.
@@ -43,7 +56,7 @@ def setup(scenario: Scenario, seed: int | None = None, policies: Policies | None
         raise InvalidSpec(tuple(problems))
     shapes = tuple(
         NodeShape(
-            node_name(group, index),
+            name,
             group.cpu_milli,
             group.memory_mib,
             group.devices,
@@ -51,8 +64,7 @@ def setup(scenario: Scenario, seed: int | None = None, policies: Policies | None
             group.location,
             group.power_w,
         )
-        for group in scenario.nodes
-        for index in range(group.count)
+        for name, group in named(scenario.nodes)
     )
     facts = {
         name: DeviceFacts(costs.power_w, costs.idle_power_w, costs.memory_bytes)
@@ -67,7 +79,7 @@ def setup(scenario: Scenario, seed: int | None = None, policies: Policies | None
         scenario.duration_s,
         seed,
         policies,
-        (*scenario.faults, *_drawn(scenario, seed)),
+        tuple(_placed(fault, shapes, seed) for fault in (*scenario.faults, *_drawn(scenario, seed))),
         tick_s=scenario.tick_s,
         disk_bytes=min(group.disk_bytes for group in scenario.nodes),
     )
@@ -79,38 +91,80 @@ def ways_of(
     """How one copy can run, one way for each model of device that can hold it; else why there is none."""
     ways: list[Way] = []
     tried: list[str] = []
+    too_small: dict[str, int] = {}
     for device in dict.fromkeys(group.device for group in nodes):
         groups = [one for one in nodes if one.device == device and (not borders or one.location in borders)]
         if not groups:
             continue
         most = max(group.devices for group in groups)
-        if (
-            max(group.cpu_milli for group in groups) < wish.cpu_milli
-            or max(g.memory_mib for g in groups) < wish.memory_mib
-        ):
-            tried.append(f"nodes with {device} have too few cores or too little memory")
+        cpu_milli, memory_mib = max(one.cpu_milli for one in groups), max(one.memory_mib for one in groups)
+        if cpu_milli < wish.cpu_milli or memory_mib < wish.memory_mib:
+            tried.append(
+                f"a copy asks for {wish.cpu_milli / 1000:g} cores and {format_bytes(wish.memory_mib * 2**20)} (`cores`, `memory`), "
+                f"and nodes with {device} have at most {cpu_milli / 1000:g} and {format_bytes(memory_mib * 2**20)}; "
+                "lower what it asks for, or add a larger node"
+            )
             continue
         way = _way(wish, device, most, borders, calibration, sharing)
         if way is None:
-            need = calibration.models[wish.model].weights_bytes / 1e9
-            memory = calibration.devices[device].memory_bytes / 1e9
-            tried.append(f"{most} x {device} of {memory:.0f} GB can't hold {need:.0f} GB and its context")
+            too_small[device] = most
         else:
             ways.append(way)
+    if too_small:
+        tried.append(_too_large(wish, too_small, calibration))
     where = f" in {', '.join(sorted(borders))}" if borders else ""
     return tuple(ways), f"{wish.model} fits on no node{where}: {'; '.join(tried) or 'there are none there'}"
+
+
+def _too_large(wish: Wish, nodes: Mapping[str, int], calibration: Calibration) -> str:
+    """What a copy needs, what the largest node gives, and what to do. `nodes`: the most devices of a node, by their model."""
+    most = max(nodes.values())
+    if wish.devices > most:
+        return f"a copy asks for {wish.devices} devices, and no node has more than {most}; ask for fewer `devices`"
+    parts_of = {
+        device: wish.devices or max(parts for parts in PARTS if parts <= count)
+        for device, count in nodes.items()
+        if wish.devices <= count
+    }
+    given, device = max((parts * calibration.devices[one].memory_bytes, one) for one, parts in parts_of.items())
+    parts = parts_of[device]
+    held, context = parts * _held(wish, device, parts, calibration), _context(wish, calibration)
+    slots = f"the context of {wish.slots} request{'s' if wish.slots != 1 else ''} at once"
+    less = "lower `slots` or the tokens" if held < given else "take a smaller model"
+    more = (
+        "ask for more `devices`, or leave them out"
+        if 0 < wish.devices < nodes[device]
+        else "add a node with more or larger devices"
+    )
+    return (
+        f"a copy needs {(held + context) / 1e9:.0f} GB ({held / 1e9:.0f} for its weights and engine, {context / 1e9:.0f} for {slots}), "
+        f"and the most it is given is {given / 1e9:.0f} GB ({parts} x {device}); {less}, or {more}"
+    )
+
+
+def _held(wish: Wish, device: str, parts: int, calibration: Calibration) -> float:
+    """Bytes that a copy on so many devices holds on each, beside its context."""
+    costs = calibration.costs(wish.model, device, parts)
+    weights = calibration.models[wish.model].weights_bytes
+    return weights / parts * (1 + ENGINE_SHARE) if costs.derived else costs.held_bytes
+
+
+def _context(wish: Wish, calibration: Calibration) -> float:
+    """Bytes of context that a copy needs room for."""
+    tokens = wish.slots * CONTEXT_TIMES * (wish.lengths.prompt + wish.lengths.answer)
+    return tokens * calibration.models[wish.model].kv_bytes_per_token
 
 
 def _way(
     wish: Wish, device: str, most: int, borders: frozenset[str], calibration: Calibration, sharing: bool
 ) -> Way | None:
     facts, kind = calibration.models[wish.model], calibration.devices[device]
-    context = wish.slots * CONTEXT_TIMES * (wish.lengths.prompt + wish.lengths.answer) * facts.kv_bytes_per_token
+    context = _context(wish, calibration)
     for parts in (wish.devices,) if wish.devices else PARTS:
         if parts > most:
             break
         costs = calibration.costs(wish.model, device, parts)
-        held = facts.weights_bytes / parts * (1 + ENGINE_SHARE) if costs.derived else costs.held_bytes
+        held = _held(wish, device, parts, calibration)
         share = (held + context / parts) / kind.memory_bytes
         if share > 1.0:
             continue
@@ -187,3 +241,11 @@ def _drawn(scenario: Scenario, seed: int) -> list[Fault]:
                 break
             found.append(Fault(kind, at_s, lasts_s))
     return found
+
+
+def _placed(fault: Fault, shapes: Sequence[NodeShape], seed: int) -> Fault:
+    """With a place by chance where it names none: the same under every policy, and one that can be told."""
+    if fault.where or fault.kind in EVERYWHERE:
+        return fault
+    shape = random.Random(f"{seed}/place/{fault.kind.value}/{fault.at_s}").choice(shapes)
+    return replace(fault, where=shape.location if fault.kind is Trouble.LOCATION_CUT else shape.name)

@@ -4,7 +4,7 @@ itself."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bastide.domain.units import format_duration
 from bastide.sim.fleet.measure import Measured
@@ -18,7 +18,20 @@ TIMES_MAX = 64
 NODES_MAX = 4096
 
 
-def fewest(scenario: Scenario, seed: int | None, told: Callable[[str], None]) -> Scenario:
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The scenario with the fleet that was found; where none is `enough`, with the one that was written.
+
+    `written`: its nodes as it was written; `most`: the most that were tried.
+    """
+
+    scenario: Scenario
+    enough: bool
+    written: int
+    most: int
+
+
+def fewest(scenario: Scenario, seed: int | None, told: Callable[[str], None]) -> Sized:
     """The scenario with the fewest nodes of each kind, in the same proportions, that answer 99 % in time. Where those written
     are too few, more are tried, twice as many each time; as it is where even the most that are tried are too few."""
     written = sum(group.count for group in scenario.nodes)
@@ -30,7 +43,7 @@ def fewest(scenario: Scenario, seed: int | None, told: Callable[[str], None]) ->
                 f"even {high} nodes are too few, and more are not tried; "
                 "what may hold it back: `most` copies, `first_token`, `jurisdictions`, `power_w`, devices that are too small"
             )
-            return scenario
+            return Sized(scenario, False, written, high)
         low, high = high, min(most, 2 * high)
     while high - low > 1:
         middle = (low + high) // 2
@@ -38,7 +51,7 @@ def fewest(scenario: Scenario, seed: int | None, told: Callable[[str], None]) ->
             high = middle
         else:
             low = middle
-    return _with(scenario, high)
+    return Sized(_with(scenario, high), True, written, high)
 
 
 def _keeps(tried: Scenario, seed: int | None, told: Callable[[str], None]) -> bool:

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from bastide.sim.fleet.setup import Arrival
 
 Source = Callable[[], Iterator[Arrival]]
 WINDOW_S = 600.0  # of ServeGen's rates
+FIELDS = ("timestamp", "input_length", "output_length")  # of a line of Mooncake's
 
 
 def read(path: Path, services: int, lengths: Lengths, seed: str, until_s: float) -> list[tuple[str, Source]]:
     """Up to `services` services with their arrivals, the most asked first. Raises InvalidRequest with the line."""
     if not path.is_file():
-        raise InvalidRequest(f"there is no trace at {path}")
+        raise InvalidRequest(f"there is no trace at {path}; a `file` is looked for beside the scenario")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return [("", replayed(_json_lines(path, until_s)))]
     if path.name.endswith((".csv", ".csv.gz")):
@@ -40,7 +42,7 @@ def read(path: Path, services: int, lengths: Lengths, seed: str, until_s: float)
     if {"func", "minute", "count"} <= columns:
         return _functions(path, services, lengths, until_s)
     if {"t_s", "rate_rps", "cv", "client", "model"} <= columns:
-        return _clients(path, services, lengths, seed, until_s)
+        return _clients(path, services, lengths, seed, until_s, "category" in columns)
     raise InvalidRequest(
         f"{path} has none of the columns of a trace known here: func, minute, count; or t_s, rate_rps, cv, model, client"
     )
@@ -69,11 +71,14 @@ def _functions(path: Path, services: int, lengths: Lengths, until_s: float) -> l
     return [(str(func), replayed(own)) for func, own in found.items() if own]
 
 
-def _clients(path: Path, services: int, lengths: Lengths, seed: str, until_s: float) -> list[tuple[str, Source]]:
+def _clients(
+    path: Path, services: int, lengths: Lengths, seed: str, until_s: float, of_kinds: bool
+) -> list[tuple[str, Source]]:
+    chosen = "trace" + (" where category = 'language'" if of_kinds else "")
     rows = parquet_rows(
         path,
-        "select model, client, t_s, rate_rps, cv from trace where category = 'language' and (model, client) in "
-        "(select (model, client) from trace where category = 'language' group by model, client "
+        f"with chosen as (select model, client, t_s, rate_rps, cv from {chosen}) select * from chosen "
+        "where (model, client) in (select (model, client) from chosen group by model, client "
         "order by sum(rate_rps) desc, model, client limit ?) order by model, client, t_s",
         (services,),
     )
@@ -81,14 +86,18 @@ def _clients(path: Path, services: int, lengths: Lengths, seed: str, until_s: fl
     for number, (model, client, t_s, rate, cv) in enumerate(rows, 1):
         what = f"{path}, row {number} of client {client} of {model}"
         at_s = float(whole(t_s, 0, f"{what}, t_s"))
-        if not (isinstance(rate, float) and math.isfinite(rate) and rate > 0):
+        if not _positive(rate):
             raise InvalidRequest(f"{what}, rate_rps: {rate!r} is not a rate above 0")
-        steady = cv if isinstance(cv, float) and math.isfinite(cv) and cv > 0 else 1.0
+        steady = float(cv) if _positive(cv) else 1.0
         if at_s < until_s:
-            found.setdefault(f"{model}-{client}", []).append((at_s, rate, steady))
+            found.setdefault(f"{model}-{client}", []).append((at_s, float(rate), steady))
     if not found:
-        raise InvalidRequest(f"{path} has no requests in the time that is simulated")
+        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
     return [(name, _windows(own, lengths, f"{seed}/{name}", until_s)) for name, own in found.items()]
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and math.isfinite(value) and value > 0
 
 
 def _windows(windows: list[tuple[float, float, float]], lengths: Lengths, seed: str, until_s: float) -> Source:
@@ -110,12 +119,17 @@ def _json_lines(path: Path, until_s: float) -> list[Arrival]:
     found: list[Arrival] = []
     before = 0
     for line, text in text_lines(path):
+        if not text.strip():
+            continue
         what = f"{path}, line {line}"
         try:
             row = json.loads(text)
-            at, prompt, answer = row["timestamp"], row["input_length"], row["output_length"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest(f"{what}: is torn or lacks a field: {error}") from None
+        except ValueError:
+            raise InvalidRequest(f"{what}: is torn, or no JSON") from None
+        lacks = [field for field in FIELDS if not isinstance(row, dict) or field not in row]
+        if lacks:
+            raise InvalidRequest(f"{what}: lacks {lacks[0]}; a line is an object with {', '.join(FIELDS)}")
+        at, prompt, answer = (row[field] for field in FIELDS)
         at_ms = whole(at, 0, f"{what}, timestamp")
         if at_ms < before:
             raise InvalidRequest(f"{what}: the trace is not sorted by time")
@@ -124,7 +138,7 @@ def _json_lines(path: Path, until_s: float) -> list[Arrival]:
             lengths = whole(prompt, 1, f"{what}, input_length"), max(1, whole(answer, 0, f"{what}, output_length"))
             found.append((at_ms / 1000, 1.0, 0.0, *lengths))
     if not found:
-        raise InvalidRequest(f"{path} has no requests")
+        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
     return found
 
 
@@ -139,6 +153,8 @@ def _azure_llm(path: Path, until_s: float) -> list[Arrival]:
         except ValueError:
             raise InvalidRequest(f"{what}, TIMESTAMP: {row['TIMESTAMP']!r} is no moment") from None
         first = first or at
+        if (at.tzinfo is None) != (first.tzinfo is None):
+            raise InvalidRequest(f"{what}, TIMESTAMP: some moments have a time zone and some have none")
         at_s = (at - first).total_seconds()
         if at_s < before_s:
             raise InvalidRequest(f"{what}: the trace is not sorted by time")
@@ -148,5 +164,5 @@ def _azure_llm(path: Path, until_s: float) -> list[Arrival]:
             answer = max(1, whole(row["GeneratedTokens"], 0, f"{what}, GeneratedTokens"))
             found.append((at_s, 1.0, 0.0, prompt, answer))
     if not found:
-        raise InvalidRequest(f"{path} has no requests")
+        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from bastide.cli.application import app
-from bastide.cli.show import err, show_error
+from bastide.cli.show import CHANGED_NOTHING, err, show_error
 from bastide.domain.errors import BastideError
 from bastide.wiring import calibrate, commands, simulate
 
@@ -26,7 +26,7 @@ def main() -> None:
         status = app(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except BastideError as error:
-        sys.exit(show_error(error, getattr(error, "file", None)))
+        sys.exit(show_error(error, getattr(error, "file", None), getattr(error, "after", CHANGED_NOTHING)))
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except typer.Abort:

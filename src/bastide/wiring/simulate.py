@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as to_json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,19 +13,37 @@ from bastide.cli.context import JsonOption
 from bastide.cli.show import err, out, table
 from bastide.domain.errors import BastideError, InvalidRequest, Unsupported
 
+if TYPE_CHECKING:
+    from bastide.sim.evaluate.catalog import Evaluation
+
 
 class _ScenarioOrCommand(TyperGroup):
-    """`bastide sim FILE` means `bastide sim run FILE`: what is no subcommand is a scenario."""
+    """`bastide sim FILE` means `bastide sim run FILE`: what is no subcommand is a scenario, or an option of its run."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            word = Path(args[0])
+            if not (ctx.resilient_parsing or args[0].startswith("-") or word.suffix or word.exists()):
+                raise InvalidRequest(
+                    f"there is no file {word}, and no subcommand of that name; there are: {', '.join(self.commands)}"
+                )
             args = ["run", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["SCENARIO.yaml [OPTIONS] | COMMAND"]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        run = self.commands["run"]
+        with formatter.section("Options of a run"):
+            options = [one for one in run.get_params(ctx) if one.param_type_name == "option" and one.name != "help"]
+            formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
+        super().format_commands(ctx, formatter)
 
 
 sim_app = typer.Typer(
     cls=_ScenarioOrCommand,
-    help="Simulate a fleet: `bastide sim SCENARIO.yaml`. Or evaluate the policies on public traces.",
+    help="Simulate a fleet: `bastide sim SCENARIO.yaml`. Or evaluate the policies on public traces. See docs/simulate.md.",
     no_args_is_help=True,
 )
 
@@ -63,31 +81,29 @@ def run(
     except ImportError as error:
         raise _lacks(error) from None
     piped = str(json) == "-"
-    for file in (html, None if piped else json):
-        if file is not None:
-            export.check_file(file)
-    if parquet is not None:
-        export.check_directory(parquet)
+    export.check(scenario, {"--html": html, "--json": None if piped else json}, parquet)
     try:
-        found = read(scenario)
+        found, sized = read(scenario), None
         if size:
-            found = fewest(found, seed, lambda said: err.print(said, style="bright_black"))
+            sized = fewest(found, seed, lambda said: err.print(said, style="bright_black"))
+            found = sized.scenario
         results = simulate(
             found, compare or (), seed, lambda name: err.print(f"simulating {name} …", style="bright_black")
         )
     except BastideError as error:
         error.file = getattr(error, "file", str(scenario))  # type: ignore[attr-defined]
+        error.after = "nothing was simulated"  # type: ignore[attr-defined]
         raise
     if not piped:
-        out.print(summary(results))
+        out.print(summary(results, sized))
     if html is not None:
         export.write_text(page(results), html)
     if parquet is not None:
         export.write_parquet(results, parquet)
     if json is not None and not piped:
-        export.write_json(results, json)
+        export.write_json(results, json, sized)
     if piped:
-        print(to_json.dumps({"runs": [result.plain() for result in results]}))
+        print(to_json.dumps(export.plain(results, sized)))
         return
     for path in (html, parquet, json):
         if path is not None:
@@ -100,28 +116,42 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Directory with the public traces.")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="Only this workload or trace; may be repeated.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Such as 42-51.")] = None,
-    tiles: Annotated[int, typer.Option(min=1, max=100, help="E1: the fleet this many times over.")] = 1,
+    seeds: Annotated[str | None, typer.Option(help="Such as 42-51, of what is drawn.")] = None,
+    tiles: Annotated[int | None, typer.Option(min=1, max=100, help="E1: the fleet this many times over.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Run the shipped policies beside published ones on public traces."""
     try:
-        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, summary
+        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, refuse_idle
     except ImportError as error:
         raise _lacks(error) from None
     chosen = evaluation(name)
+    refuse_idle(chosen, policy or (), data=data is not None, seeds=seeds is not None, tiles=tiles is not None)
     if data is None and chosen.reads:
         raise InvalidRequest(f"{name} reads public traces; name their directory with `--data DIR`")
     wanted = parse_seeds(seeds) if seeds is not None else chosen.seeds
-    rows = []
-    for row in chosen.rows(Ask(data or Path(), workload or (), policy or (), wanted, tiles)):
-        rows.append(row)
-        if json:
-            print(to_json.dumps(row), flush=True)
-        else:
-            err.print(f"{row[chosen.group]} {row['policy']} seed {row['seed']}", style="bright_black")
-    if json:
-        return
+    rows: list[dict[str, Any]] = []
+    interrupted = False
+    try:
+        for row in chosen.rows(Ask(data or Path(), workload or (), policy or (), wanted, tiles or 1)):
+            rows.append(row)
+            if json:
+                print(to_json.dumps(row), flush=True)
+            else:
+                err.print(f"{row[chosen.group]} {row['policy']} seed {row['seed']}", style="bright_black")
+    except KeyboardInterrupt:
+        interrupted = True
+    if rows and not json:
+        _show_rows(chosen, rows)
+    if interrupted:
+        count = f"{len(rows)} row{'s' if len(rows) != 1 else ''}"
+        err.print(f"interrupted after {count}: not all that was asked for", style="yellow")
+        raise typer.Exit(130)
+
+
+def _show_rows(chosen: Evaluation, rows: list[dict[str, Any]]) -> None:
+    from bastide.sim.evaluate.catalog import summary
+
     shown = table(chosen.group.upper(), "POLICY", "ROWS", *chosen.shown)
     for group, name_of_policy, count, figures in summary(rows, chosen.group, chosen.shown):
         cells = [f"{figures[f][0]:.4g} ± {figures[f][1]:.2g}" if f in figures else "" for f in chosen.shown]

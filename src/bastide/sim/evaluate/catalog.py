@@ -43,6 +43,7 @@ class Evaluation:
     groups: Callable[[Path], list[str]]
     undrawn: frozenset[str] = frozenset()
     reads: bool = True  # traces; else `--data` is not needed
+    tiled: bool = False  # its fleet may be repeated
     alone: bool = False  # its rows measure the process they run in: one process for each
 
 
@@ -89,6 +90,7 @@ EVALUATIONS = {
             _placing,
             placing.POLICIES,
             openb.workload_names,
+            tiled=True,
         ),
         Evaluation(
             "E2",
@@ -163,6 +165,23 @@ def evaluation(name: str) -> Evaluation:
         known = ", ".join(f"{key} ({value.about})" for key, value in EVALUATIONS.items())
         raise InvalidRequest(f"there is no evaluation {name!r}; there are: {known}")
     return EVALUATIONS[name]
+
+
+def refuse_idle(
+    chosen: Evaluation, policies: Sequence[str], *, data: bool = False, seeds: bool = False, tiles: bool = False
+) -> None:
+    """Raises InvalidRequest for an option that was given and would change nothing."""
+    if data and not chosen.reads:
+        raise InvalidRequest(f"{chosen.name} reads no traces, so `--data` would change nothing; leave it out")
+    if tiles and not chosen.tiled:
+        able = ", ".join(one.name for one in EVALUATIONS.values() if one.tiled)
+        raise InvalidRequest(f"`--tiles` is for {able} alone and would change nothing in {chosen.name}; leave it out")
+    drawing = [policy for policy in chosen.policies if policy not in chosen.undrawn]
+    if seeds and (not drawing or (policies and chosen.undrawn.issuperset(policies))):
+        what = f"nothing is drawn in {chosen.name}"
+        if drawing:
+            what = f"in {chosen.name} {' and '.join(policies)} {'draws' if len(policies) == 1 else 'draw'} nothing (only {', '.join(drawing)} does)"
+        raise InvalidRequest(f"{what}, so `--seeds` would change nothing; leave it out")
 
 
 SEED = re.compile(r"[0-9]{1,18}")

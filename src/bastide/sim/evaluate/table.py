@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import math
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from typing import Any
 import duckdb
 
 from bastide.domain.errors import InvalidRequest
+
+PARQUET = b"PAR1"
+# DuckDB begins what it says with its own name for the kind of error.
+DUCKDB_KIND = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 
 
 def find(directory: Path, name: str) -> Path:
@@ -37,8 +43,8 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
                 if any(row[column] is None for column in columns):
                     raise InvalidRequest(f"{path}, line {reader.line_num}: is torn, it lacks values")
                 yield reader.line_num, row
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest(f"{path} is torn or not what its name says: {error}") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from None
 
 
 def csv_columns(path: Path) -> list[str]:
@@ -46,8 +52,18 @@ def csv_columns(path: Path) -> list[str]:
     try:
         with _open(path) as file:
             return next(csv.reader(file), [])
-    except (EOFError, OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
         return []
+
+
+def _unreadable(path: Path, error: Exception) -> InvalidRequest:
+    if isinstance(error, gzip.BadGzipFile):
+        return InvalidRequest(f"{path} is not gzipped, though its name says so")
+    if isinstance(error, OSError):
+        return InvalidRequest(f"{path} can't be read: {error.strerror or error}")
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidRequest(f"{path} is not text (UTF-8), or not what its name says")
+    return InvalidRequest(f"{path} is torn or not what its name says: {error}")
 
 
 def _open(path: Path) -> io.TextIOWrapper:
@@ -59,8 +75,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with _open(path) as file:
             yield from enumerate(file, 1)
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} is torn or not what its name says: {error}") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
 
 
 def whole(value: Any, least: int, what: str) -> int:
@@ -77,11 +93,20 @@ def whole(value: Any, least: int, what: str) -> int:
 def parquet_rows(path: Path, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """What `query` finds in a Parquet file that it calls `trace`. Raises InvalidRequest where it can't be read."""
     try:
+        with path.open("rb") as file:
+            if file.read(len(PARQUET)) != PARQUET:
+                raise InvalidRequest(f"{path} is no Parquet file")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
         with duckdb.connect() as connection:
             connection.execute("set threads = 1")
             relation = connection.read_parquet(str(path))
             relation.create_view("trace")
             return connection.execute(query, list(parameters)).fetchall()
+    except (duckdb.InterruptException, RuntimeError):
+        # What DuckDB makes of Ctrl-C.
+        raise KeyboardInterrupt from None
     except duckdb.Error as error:
-        said = str(error).partition("\n")[0]
+        said = DUCKDB_KIND.sub("", str(error).partition("\n")[0])
         raise InvalidRequest(f"{path} is torn or lacks a column: {said}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,28 @@ import duckdb
 
 from bastide.domain.errors import InvalidRequest
 from bastide.sim.run import Result
+from bastide.sim.sizing import Sized
+
+
+def check(scenario: Path, files: Mapping[str, Path | None], directory: Path | None) -> None:
+    """Raises InvalidRequest where what is wanted can't be written, or would write over something; asked before a long run.
+
+    `files`: by the option that names them.
+    """
+    taken = {scenario.resolve(): "the scenario itself"}
+    for option, file in files.items():
+        if file is None:
+            continue
+        if file.resolve() in taken:
+            raise InvalidRequest(f"`{option}` {file} would write over {taken[file.resolve()]}; name another file")
+        taken[file.resolve()] = f"what `{option}` writes"
+        check_file(file)
+    if directory is not None:
+        check_directory(directory)
 
 
 def check_file(path: Path) -> None:
-    """Raises InvalidRequest where no file can be written there; asked before a long run, not after it."""
+    """Raises InvalidRequest where no file can be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -34,9 +52,16 @@ def check_directory(path: Path) -> None:
         raise InvalidRequest(f"{path} can't be a directory for tables: {error.strerror or error}") from None
 
 
-def write_json(results: Sequence[Result], path: Path) -> None:
-    """All runs, whole."""
-    _written(path, json.dumps({"runs": [result.plain() for result in results]}, indent=1) + "\n")
+def plain(results: Sequence[Result], sized: Sized | None = None) -> dict[str, Any]:
+    """All runs, whole; and what `--size` found."""
+    runs = {"runs": [result.plain() for result in results]}
+    if sized is None:
+        return runs
+    return {"size": {"enough": sized.enough, "written": sized.written, "nodes": list(results[0].nodes)}, **runs}
+
+
+def write_json(results: Sequence[Result], path: Path, sized: Sized | None = None) -> None:
+    _written(path, json.dumps(plain(results, sized), indent=1) + "\n")
 
 
 def write_text(text: str, path: Path) -> None:
@@ -52,19 +77,22 @@ def _written(path: Path, text: str) -> None:
 
 
 def write_parquet(results: Sequence[Result], directory: Path) -> list[Path]:
-    """`figures`, `timeline`, `locations` and `reasons`, a row for each, with policy and seed."""
-    tables: dict[str, list[dict[str, Any]]] = {"figures": [], "timeline": [], "locations": [], "reasons": []}
+    """`figures`, `timeline`, `nodes`, `locations`, `faults` and `reasons`, a row for each, with policy and seed."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        "figures": [], "timeline": [], "nodes": [], "locations": [], "faults": [], "reasons": [],
+    }  # fmt: skip
     for result in results:
         of = {"policy": result.policy, "seed": result.seed}
-        plain = result.plain()
-        tables["figures"].append({**of, **plain["figures"], **{f"wakes_{k}": v for k, v in result.wakes.items()}})
-        for sample in plain["timeline"]:
+        own = result.plain()
+        tables["figures"].append({**of, **own["figures"], **{f"wakes_{k}": v for k, v in result.wakes.items()}})
+        for sample in own["timeline"]:
             wakes = sample.pop("wakes")
             tables["timeline"].append(
                 {**of, **sample, **{f"wakes_{rung}": wakes.get(rung, 0) for rung in result.wakes}}
             )
         tables["locations"] += [{**of, "location": name, **one} for name, one in result.by_location.items()]
-        tables["reasons"] += [{**of, **one} for one in result.reasons]
+        for name in ("nodes", "faults", "reasons"):
+            tables[name] += [{**of, **one} for one in own[name]]
     written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from bastide.domain.units import format_duration
 from bastide.sim.fleet.measure import Sample
+from bastide.sim.report import faults
 from bastide.sim.report.summary import FIGURES, shown
-from bastide.sim.report.svg import Line, lines, stacked
+from bastide.sim.report.svg import Line, Span, lines, stacked
 from bastide.sim.run import Result
 
 RUNGS = ("light", "cached", "neighbour", "source")
@@ -25,38 +27,52 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--rule
 table{border-collapse:collapse;width:100%}th,td{padding:6px 12px;text-align:left;border-bottom:1px solid var(--rule);vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr:last-child td{border:0}
 .legend{display:flex;flex-wrap:wrap;gap:6px 16px;margin:0 0 12px;color:var(--soft)}.legend i{display:inline-block;width:14px;height:3px;vertical-align:middle;margin-right:6px;border-radius:2px}
+.span{fill-opacity:.16}.legend i.span{height:11px;opacity:.4}
 """
 COLOURS = ("#0b8a63", "#c8553d", "#4059ad", "#b8860b", "#7b4b94", "#2a9d8f", "#8f8f8f", "#d1495b")
 STYLE += "".join(
-    f".line.c{n}{{stroke:{c}}}.box.c{n}{{fill:{c}}}.legend i.c{n}{{background:{c}}}" for n, c in enumerate(COLOURS)
+    f".line.c{n}{{stroke:{c}}}.box.c{n},.span.c{n}{{fill:{c}}}.legend i.c{n}{{background:{c}}}"
+    for n, c in enumerate(COLOURS)
 )
 
 Figure = Callable[[Sample], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What all plots share: the hours along them, and what broke meanwhile."""
+
+    hours: float
+    spans: Sequence[Span]
 
 
 def page(results: Sequence[Result]) -> str:
     """The page, whole."""
     first = results[0]
     many = len(results) > 1
+    hours = first.figures["simulated_s"] / 3600
+    over = Over(hours, faults.spans(first.faults, hours, len(results)))
     plots = [
-        _lines("Devices held by awake copies", "% of the fleet", results, lambda one: 100 * one.allocated),
-        _lines("Devices that compute", "% of the fleet", results, lambda one: 100 * one.busy),
-        _lines("Requests that wait", "requests", results, lambda one: one.queued),
-        _lines("Requests", "in each step of the timeline", results[:1], lambda one: one.requests),
-        _pair("First token, half and 99 % of them within", "seconds", results),
-        _lines("Copies awake", "copies", results, lambda one: float(one.awake)),
-        _lines("Power of all devices", "kW", results, lambda one: one.power_w / 1000),
-        _lines("Energy so far", "kWh", results, lambda one: one.energy_kwh),
+        _lines("Devices held by awake copies", "% of the fleet", results, over, lambda one: 100 * one.allocated),
+        _lines("Devices that compute", "% of the fleet", results, over, lambda one: 100 * one.busy),
+        _lines("Requests that wait", "requests", results, over, lambda one: one.queued),
+        _lines("Requests", "in each step of the timeline", results[:1], over, lambda one: one.requests),
+        _pair("First token, half and 99 % of them within", "seconds", results, over),
+        _lines("Copies awake", "copies", results, over, lambda one: float(one.awake)),
+        _lines("Power of all devices", "kW", results, over, lambda one: one.power_w / 1000),
+        _lines("Energy so far", "kWh", results, over, lambda one: one.energy_kwh),
         _lines(
             "Cost so far, of what was held and of energy",
             "in the currency of the prices",
             results,
+            over,
             lambda one: one.cost,
         ),
-        _lines("GPU-hours held so far", "GPU-hours", results, None),
-        *(_wakes(result, many) for result in results),
+        _lines("GPU-hours held so far", "GPU-hours", results, over, None),
+        *(_wakes(result, over, many) for result in results),
     ]
     legend = _legend([result.policy for result in results]) if many else ""
+    legend += _broke(over.spans)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -66,7 +82,8 @@ def page(results: Sequence[Result]) -> str:
         f"{' · '.join(escape(result.digest) for result in results)}</p>"
         f"{_figures(results)}<h2>Over time</h2>{legend}"
         f'<div class="grid2">{"".join(plots)}</div>'
-        f"<h2>By location</h2>{_locations(results)}"
+        f"<h2>What broke</h2>{_faults(first)}"
+        f"<h2>Nodes</h2>{_nodes(first)}<h2>By location</h2>{_locations(results)}"
         f"<h2>What gave way, and why</h2>{_reasons(results)}"
         "</main></body></html>\n"
     )
@@ -77,11 +94,19 @@ def _legend(names: Sequence[str]) -> str:
     return f'<p class="legend">{entries}</p>'
 
 
+def _broke(spans: Sequence[Span]) -> str:
+    """Which shade is which fault."""
+    entries = "".join(
+        f'<span><i class="span c{one.colour % len(COLOURS)}"></i>{escape(one.name)}</span>' for one in spans
+    )
+    return f'<p class="legend">{entries}</p>' if entries else ""
+
+
 def _card(title: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
 
 
-def _lines(title: str, y_name: str, results: Sequence[Result], figure: Figure | None) -> str:
+def _lines(title: str, y_name: str, results: Sequence[Result], over: Over, figure: Figure | None) -> str:
     drawn = []
     for number, result in enumerate(results):
         if figure is not None:
@@ -93,10 +118,10 @@ def _lines(title: str, y_name: str, results: Sequence[Result], figure: Figure | 
                 before_s = one.at_s
                 points.append((one.at_s / 3600, total))
         drawn.append(Line(result.policy, points, number))
-    return _card(title, lines(title, y_name, drawn))
+    return _card(title, lines(title, y_name, drawn, over.hours, over.spans))
 
 
-def _pair(title: str, y_name: str, results: Sequence[Result]) -> str:
+def _pair(title: str, y_name: str, results: Sequence[Result], over: Over) -> str:
     drawn = []
     for number, result in enumerate(results):
         asked = [one for one in result.timeline if one.first_token_p99_s]
@@ -104,13 +129,13 @@ def _pair(title: str, y_name: str, results: Sequence[Result]) -> str:
         drawn.append(
             Line(f"{result.policy}, half", [(o.at_s / 3600, o.first_token_p50_s) for o in asked], number, True)
         )
-    return _card(title, lines(title, y_name, drawn))
+    return _card(title, lines(title, y_name, drawn, over.hours, over.spans))
 
 
-def _wakes(result: Result, named: bool) -> str:
+def _wakes(result: Result, over: Over, named: bool) -> str:
     rows = [[float(one.wakes.get(rung, 0)) for rung in RUNGS] for one in result.timeline]
     title = f"Wakes by where from{f', {result.policy}' if named else ''}"
-    svg = stacked(title, "wakes in each step", RUNGS, [one.at_s / 3600 for one in result.timeline], rows)
+    svg = stacked(title, "wakes in each step", RUNGS, rows, over.hours, over.spans)
     return _card(title, _legend(RUNGS) + svg)
 
 
@@ -150,6 +175,29 @@ def _locations(results: Sequence[Result]) -> str:
         for name in ("devices", "GPU-hours held", "GPU-hours busy", "kWh", "cost of held", "cost of energy", "kg CO2")
     )
     return f'<div class="scroll"><table><tr><th>location</th><th>policy</th>{head}</tr>{rows}</table></div>'
+
+
+def _nodes(result: Result) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(one['location'])}</td><td>{escape(one['device'])}</td>"
+        f'<td class="n">{one["nodes"]:,}</td><td class="n">{one["devices"]:,}</td></tr>'
+        for one in result.nodes
+    )
+    head = '<th>location</th><th>device</th><th class="n">nodes</th><th class="n">devices in each</th>'
+    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _faults(result: Result) -> str:
+    if not result.faults:
+        return '<p class="soft">Nothing broke.</p>'
+    rows = "".join(
+        f'<tr><td class="n">{at}</td><td class="n">{lasting}</td><td>{kind}</td><td>{escape(where)}</td></tr>'
+        for kind, at, lasting, where in faults.one_by_one(result.faults[: faults.LISTED_IN_PAGE])
+    )
+    more = len(result.faults) - faults.LISTED_IN_PAGE
+    note = f'<p class="soft">And {more:,} more; --json and --parquet have all.</p>' if more > 0 else ""
+    head = '<th class="n">at</th><th class="n">for</th><th>what</th><th>where</th>'
+    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{note}'
 
 
 def _reasons(results: Sequence[Result]) -> str:

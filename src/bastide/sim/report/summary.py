@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bastide.domain.units import format_duration
+from bastide.sim.report import faults
 from bastide.sim.run import Result
-from bastide.sim.sizing import IN_TIME
+from bastide.sim.sizing import IN_TIME, Sized
 
 WORST = 3  # services that are named
 # What is shown, in this order; what is nought for all is left out.
@@ -60,7 +61,7 @@ def shown(key: str, result: Result) -> str:
     return f"{value:,.0f}"
 
 
-def summary(results: Sequence[Result]) -> Group:
+def summary(results: Sequence[Result], sized: Sized | None = None) -> Group:
     """Everything for the terminal."""
     first = results[0]
     size = (
@@ -82,7 +83,7 @@ def summary(results: Sequence[Result]) -> Group:
             made.add_row(name, *cells)
     made.add_row("wakes", *(_wakes(result) for result in results))
     made.add_row(Text("digest", "bright_black"), *(Text(result.digest, "bright_black") for result in results))
-    return Group(title, Text(), made, *_spark(results), *_answer(first))
+    return Group(title, Text(), made, *_spark(results), *_faults(first), *_answer(first, sized), *_mix(first, sized))
 
 
 def _counted(result: Result, what: str) -> str:
@@ -121,17 +122,59 @@ def _spark(results: Sequence[Result], width: int = 48) -> list[Text]:
     return out
 
 
-def _answer(result: Result) -> list[Text]:
+def _table(*columns: str) -> Table:
+    """Columns that begin with '>' are numbers and stand right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    return made
+
+
+def _faults(result: Result) -> list[RenderableType]:
+    """What broke: one by one, or by kind where there are many."""
+    broke = result.faults
+    if not broke:
+        return []
+    few = len(broke) <= faults.LISTED
+    made = (
+        _table("BROKE", ">AT", ">FOR", "WHERE")
+        if few
+        else _table("BROKE", ">TIMES", ">FIRST", ">LAST", ">FOR", "WHERE")
+    )
+    for row in faults.one_by_one(broke) if few else faults.by_kind(broke):
+        made.add_row(*map(Text, row))
+    return [Text(), made]
+
+
+def _mix(result: Result, sized: Sized | None) -> list[RenderableType]:
+    """The nodes that `--size` found, by kind."""
+    if sized is None or not sized.enough:
+        return []
+    made = _table("LOCATION", "DEVICE", ">NODES", ">DEVICES IN EACH")
+    for one in result.nodes:
+        made.add_row(Text(one["location"]), Text(one["device"]), f"{one['nodes']:,}", f"{one['devices']:,}")
+    return [Text(), made]
+
+
+def _answer(result: Result, sized: Sized | None) -> list[Text]:
     """The question that most come with."""
     most, there = result.figures["devices_held_most"], result.figures["devices"]
     in_time = result.figures["in_time_share"]
     if in_time < IN_TIME:
+        small = f"even {sized.most:,} nodes are too few" if sized is not None else "the fleet is too small"
         said = (
-            f"{100 * in_time:.1f} % came in time: the fleet is too small, services may have too few copies (`most`) or slots, "
+            f"{100 * in_time:.1f} % came in time: {small}, services may have too few copies (`most`) or slots, "
             "or wakes are too slow for what is promised."
         )
         return [Text(), Text(said, "yellow"), *_behind(result), *_reason(result)]
-    said = f"{100 * in_time:.1f} % came in time; at the peak {most:.1f} of {there:.0f} devices were held. `--size` finds the least."
+    said = f"{100 * in_time:.1f} % came in time; at the peak {most:.1f} of {there:.0f} devices were held. "
+    if sized is None:
+        said += "`--size` finds the least."
+    else:
+        nodes = sum(one["nodes"] for one in result.nodes)
+        said += f"The fewest nodes that are enough: {nodes:,}, where {sized.written:,} were written."
     return [Text(), Text(said, "green"), *_behind(result)]
 
 

@@ -22,28 +22,31 @@ class Line:
     dashed: bool = False
 
 
-def lines(title: str, y_name: str, drawn: Sequence[Line], zero: bool = True) -> str:
-    """An SVG over time in hours."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Stretches of time that are shaded, from hour to hour."""
+
+    name: str
+    pieces: Sequence[tuple[float, float]]
+    colour: int = 0
+
+
+def lines(title: str, y_name: str, drawn: Sequence[Line], hours: float, spans: Sequence[Span] = ()) -> str:
+    """An SVG over so many hours."""
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BELOW
-    xs = [x for one in drawn for x, _ in one.points] or [0.0, 1.0]
-    ys = [y for one in drawn for _, y in one.points] or [0.0, 1.0]
-    x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-    y_low, y_high = (0.0 if zero else min(ys)), max(ys)
-    y_high = y_high if y_high > y_low else y_low + 1
-    y_high += 0.05 * (y_high - y_low)
+    most = max((y for one in drawn for _, y in one.points), default=0.0) or 1.0
+    most *= 1.05
 
     def at(x: float, y: float) -> str:
-        return (
-            f"{LEFT + (x - x_low) / (x_high - x_low) * width:.1f} {TOP + (y_high - y) / (y_high - y_low) * height:.1f}"
-        )
+        return f"{LEFT + x / hours * width:.1f} {TOP + (most - y) / most * height:.1f}"
 
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for value in _ticks(y_low, y_high):
-        y = TOP + (y_high - value) / (y_high - y_low) * height
+    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">', *_shaded(spans, hours)]
+    for value in _ticks(0.0, most):
+        y = TOP + (most - value) / most * height
         out.append(f'<path class="grid" d="M{LEFT} {y:.1f}h{width}"/>')
         out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    for value in _ticks(x_low, x_high):
-        x = LEFT + (value - x_low) / (x_high - x_low) * width
+    for value in _ticks(0.0, hours):
+        x = LEFT + value / hours * width
         out.append(f'<text x="{x:.1f}" y="{TOP + height + 16}" text-anchor="middle">{value:g} h</text>')
     out.append(f'<text class="axis" x="{LEFT}" y="{HEIGHT - 4}">{escape(y_name)}</text>')
     for one in drawn:
@@ -56,22 +59,26 @@ def lines(title: str, y_name: str, drawn: Sequence[Line], zero: bool = True) -> 
 
 
 def stacked(
-    title: str, y_name: str, names: Sequence[str], hours: Sequence[float], rows: Sequence[Sequence[float]]
+    title: str,
+    y_name: str,
+    names: Sequence[str],
+    rows: Sequence[Sequence[float]],
+    hours: float,
+    spans: Sequence[Span] = (),
 ) -> str:
-    """Bars over time, each of parts in the order of `names`."""
+    """Bars over so many hours, each of parts in the order of `names`."""
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BELOW
     most = max((sum(row) for row in rows), default=0.0) or 1.0
     most *= 1.05
     step = width / max(1, len(rows))
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">', *_shaded(spans, hours)]
     for value in _ticks(0.0, most):
         y = TOP + (most - value) / most * height
         out.append(f'<path class="grid" d="M{LEFT} {y:.1f}h{width}"/>')
         out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    last = hours[-1] if hours else 1.0
     out += [
-        f'<text x="{LEFT + value / last * width:.1f}" y="{TOP + height + 16}" text-anchor="middle">{value:g} h</text>'
-        for value in _ticks(0.0, last)
+        f'<text x="{LEFT + value / hours * width:.1f}" y="{TOP + height + 16}" text-anchor="middle">{value:g} h</text>'
+        for value in _ticks(0.0, hours)
     ]
     out.append(f'<text class="axis" x="{LEFT}" y="{HEIGHT - 4}">{escape(y_name)}</text>')
     for part in range(len(names)):
@@ -85,6 +92,22 @@ def stacked(
         if boxes:
             out.append(f'<path class="box c{part}" d="{"".join(boxes)}"><title>{escape(names[part])}</title></path>')
     return "".join([*out, "</svg>"])
+
+
+def _shaded(spans: Sequence[Span], hours: float) -> list[str]:
+    """Behind all else. What is over at once is as wide as can be seen."""
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BELOW
+    drawn = []
+    for span in spans:
+        boxes = [
+            f"M{LEFT + begins / hours * width:.1f} {TOP}h{max(1.5, (ends - begins) / hours * width):.1f}v{height}"
+            f"H{LEFT + begins / hours * width:.1f}z"
+            for begins, ends in span.pieces
+        ]
+        if boxes:
+            title = f"<title>{escape(span.name)}</title>"
+            drawn.append(f'<path class="span c{span.colour % COLOURS}" d="{"".join(boxes)}">{title}</path>')
+    return drawn
 
 
 def _short(value: float) -> str:
