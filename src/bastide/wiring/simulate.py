@@ -122,11 +122,12 @@ def evaluate(
 ) -> None:
     """Run the shipped policies beside published ones on public traces."""
     try:
-        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, refuse_idle
+        from bastide.sim.evaluate.catalog import Ask, evaluation, parse_seeds, unused
     except ImportError as error:
         raise _lacks(error) from None
     chosen = evaluation(name)
-    refuse_idle(chosen, policy or (), data=data is not None, seeds=seeds is not None, tiles=tiles is not None)
+    for note in unused(chosen, policy or (), data=data is not None, seeds=seeds is not None, tiles=tiles is not None):
+        err.print(note, style="yellow")
     if data is None and chosen.reads:
         raise InvalidRequest(f"{name} reads public traces; name their directory with `--data DIR`")
     wanted = parse_seeds(seeds) if seeds is not None else chosen.seeds

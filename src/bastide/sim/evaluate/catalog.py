@@ -167,21 +167,24 @@ def evaluation(name: str) -> Evaluation:
     return EVALUATIONS[name]
 
 
-def refuse_idle(
+def unused(
     chosen: Evaluation, policies: Sequence[str], *, data: bool = False, seeds: bool = False, tiles: bool = False
-) -> None:
-    """Raises InvalidRequest for an option that was given and would change nothing."""
-    if data and not chosen.reads:
-        raise InvalidRequest(f"{chosen.name} reads no traces, so `--data` would change nothing; leave it out")
+) -> list[str]:
+    """What to say of options that were given and change nothing, so that one command does for every evaluation.
+
+    Raises InvalidRequest for `tiles`: the fleet would not be the one that was asked for.
+    """
     if tiles and not chosen.tiled:
         able = ", ".join(one.name for one in EVALUATIONS.values() if one.tiled)
-        raise InvalidRequest(f"`--tiles` is for {able} alone and would change nothing in {chosen.name}; leave it out")
+        raise InvalidRequest(f"`--tiles` is for {able} alone; leave it out of {chosen.name}")
+    notes = []
+    if data and not chosen.reads:
+        notes.append(f"{chosen.name} reads no traces: `--data` changes nothing")
     drawing = [policy for policy in chosen.policies if policy not in chosen.undrawn]
     if seeds and (not drawing or (policies and chosen.undrawn.issuperset(policies))):
-        what = f"nothing is drawn in {chosen.name}"
-        if drawing:
-            what = f"in {chosen.name} {' and '.join(policies)} {'draws' if len(policies) == 1 else 'draw'} nothing (only {', '.join(drawing)} does)"
-        raise InvalidRequest(f"{what}, so `--seeds` would change nothing; leave it out")
+        where = f"by {', '.join(policies)} in {chosen.name}" if drawing else f"in {chosen.name}"
+        notes.append(f"nothing is drawn {where}: `--seeds` changes nothing")
+    return notes
 
 
 SEED = re.compile(r"[0-9]{1,18}")

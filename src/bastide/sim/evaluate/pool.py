@@ -342,7 +342,10 @@ class Pool:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = able[turn.index].number, max(self._now_s, device.loaded_s, device.moved_s) + self._load_s
+        device.loading, device.ready_s = (
+            able[turn.index].number,
+            max(self._now_s, device.loaded_s, device.moved_s) + self._load_s,
+        )
         self._hold(device, able[turn.index])
 
     # --- what is computed ----------------------------------------------------------------------------------------------
