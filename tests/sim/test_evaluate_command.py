@@ -77,3 +77,13 @@ def test_an_interruption_while_a_trace_is_read_is_one(tmp_path: Path, monkeypatc
     monkeypatch.setattr(duckdb, "connect", connect)
     with pytest.raises(KeyboardInterrupt):
         parquet_rows(file, "select x from trace")
+
+
+def test_rows_found_before_a_torn_trace_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(ask: catalog.Ask) -> Iterator[catalog.Row]:
+        yield {"world": "fleet", "policy": "bastide", "seed": 1, "broken": 0, "faults": 10}
+        raise InvalidRequest("traces.csv, line 7: torn")
+
+    monkeypatch.setitem(catalog.EVALUATIONS, "E6", replace(catalog.EVALUATIONS["E6"], rows=torn))
+    done = CliRunner().invoke(app, ["sim", "evaluate", "E6"])
+    assert isinstance(done.exception, InvalidRequest) and "fleet" in done.stdout

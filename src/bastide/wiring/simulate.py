@@ -142,8 +142,9 @@ def evaluate(
                 err.print(f"{row[chosen.group]} {row['policy']} seed {row['seed']}", style="bright_black")
     except KeyboardInterrupt:
         interrupted = True
-    if rows and not json:
-        _show_rows(chosen, rows)
+    finally:  # a trace that is torn half-way takes nothing of what was found
+        if rows and not json:
+            _show_rows(chosen, rows)
     if interrupted:
         count = f"{len(rows)} row{'s' if len(rows) != 1 else ''}"
         err.print(f"interrupted after {count}: not all that was asked for", style="yellow")
