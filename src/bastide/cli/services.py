@@ -14,7 +14,7 @@ from bastide.cli.context import JsonOption, client_of
 from bastide.cli.progress import follow, show_failed
 from bastide.cli.show import ago, as_json, err, out, phase, table
 from bastide.domain.errors import InvalidRequest, InvalidSpec
-from bastide.domain.units import format_bytes, format_duration, format_money
+from bastide.domain.units import format_bytes, format_count, format_duration, format_money
 
 SPEC_NAMES = ("bastide.yaml", "bastide.yml")
 FOLLOW_S = 0.5
@@ -102,7 +102,7 @@ def deploy(
         reached = [address for address in where.values() if address]
         if len(reached) < len(ends):
             reached.append(f"models at {client.url}/v1")
-        out.print(f"{len(ends)} service{'s' if len(ends) != 1 else ''} ready in {took}; {', '.join(reached)}")
+        out.print(f"{format_count(len(ends), 'service')} ready in {took}; {', '.join(reached)}")
     if failed:
         raise typer.Exit(1)
 

@@ -25,7 +25,7 @@ from bastide.domain.errors import (
     PlatformError,
     Unauthenticated,
 )
-from bastide.domain.units import format_duration
+from bastide.domain.units import format_count, format_duration
 
 CHANGED_NOTHING = "nothing was changed"
 # Where nobody reads along (a pipe, a file) tables keep their full width.
@@ -78,7 +78,7 @@ def show_error(error: BastideError, file: str | None = None, after: str = CHANGE
                 )
             )
         count = len(error.problems)
-        err.print(Text(f"{count} problem{'s' if count != 1 else ''}; {after}", "red"))
+        err.print(Text(f"{format_count(count, 'problem')}; {after}", "red"))
     else:
         err.print(Text.assemble(("error: ", "bold red"), error.message))
     return status_of(error)

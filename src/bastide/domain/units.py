@@ -51,6 +51,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
+def format_count(count: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def parse_bytes(text: str | int) -> int:
     """Bytes in `text`: `512MiB`, `6GiB`, `1.5GB`, or a bare number of bytes. ValueError says what is wrong."""
     if isinstance(text, bool):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bastide.domain.errors import InvalidRequest, InvalidSpec, Problem
 from bastide.domain.lifecycle import Rung
-from bastide.domain.units import format_bytes
+from bastide.domain.units import format_bytes, format_count
 from bastide.policy.fleet import WHOLE, NodeShape, Request
 from bastide.sim import traces
 from bastide.sim.calibration import ENGINE_SHARE, Calibration, ModelCosts
@@ -129,7 +129,7 @@ def _too_large(wish: Wish, nodes: Mapping[str, int], calibration: Calibration) -
     given, device = max((parts * calibration.devices[one].memory_bytes, one) for one, parts in parts_of.items())
     parts = parts_of[device]
     held, context = parts * _held(wish, device, parts, calibration), _context(wish, calibration)
-    slots = f"the context of {wish.slots} request{'s' if wish.slots != 1 else ''} at once"
+    slots = f"the context of {format_count(wish.slots, 'request')} at once"
     less = "lower `slots` or the tokens" if held < given else "take a smaller model"
     more = (
         "ask for more `devices`, or leave them out"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bastide.domain.units import format_duration
+from bastide.domain.units import format_count, format_duration
 from bastide.sim.fleet.measure import Measured
 from bastide.sim.fleet.world import World
 from bastide.sim.scenario import Scenario
@@ -69,14 +69,10 @@ def _keeps(tried: Scenario, seed: int | None, told: Callable[[str], None]) -> bo
     measured = world.run(too_few)
     in_time = 100 * measured.in_time_share
     if too_few(measured) or measured.in_time_share < IN_TIME:
-        told(f"{_counted(nodes)}: {in_time:.2f} % in time after {format_duration(world.now_s)}, too few")
+        told(f"{format_count(nodes, 'node')}: {in_time:.2f} % in time after {format_duration(world.now_s)}, too few")
         return False
-    told(f"{_counted(nodes)}: {in_time:.2f} % in time")
+    told(f"{format_count(nodes, 'node')}: {in_time:.2f} % in time")
     return True
-
-
-def _counted(nodes: int) -> str:
-    return f"{nodes} node{'s' if nodes != 1 else ''}"
 
 
 def _with(scenario: Scenario, nodes: int) -> Scenario:

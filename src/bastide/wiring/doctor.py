@@ -14,7 +14,7 @@ from pathlib import Path
 from bastide.adapters.runtime import proc
 from bastide.domain.errors import Unsupported
 from bastide.domain.isolation import Tier, TierReport
-from bastide.domain.units import format_bytes
+from bastide.domain.units import format_bytes, format_count
 from bastide.wiring.rungs import test_rungs
 
 ZRAM_RECIPE = """As root, 4 GiB of compressed swap in memory:
@@ -90,7 +90,7 @@ def _machine() -> list[Finding]:
     version = platform.python_version()
     found.append(Finding("machine", "python", "ok" if good else "bad", version, "" if good else "use 3.11 to 3.14"))
     cores = len(os.sched_getaffinity(0))
-    found.append(Finding("machine", "processor", "ok", f"{cores} core{'s' if cores != 1 else ''} to use"))
+    found.append(Finding("machine", "processor", "ok", f"{format_count(cores, 'core')} to use"))
     found.append(Finding("machine", "user", "ok", "root" if os.getuid() == 0 else "not root, which is fine"))
     return found
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from bastide.cli.context import JsonOption
 from bastide.cli.show import err, out, table
 from bastide.domain.errors import BastideError, InvalidRequest, Unsupported
+from bastide.domain.units import format_count
 
 if TYPE_CHECKING:
     from bastide.sim.evaluate.catalog import Evaluation
@@ -146,8 +147,7 @@ def evaluate(
         if rows and not json:
             _show_rows(chosen, rows)
     if interrupted:
-        count = f"{len(rows)} row{'s' if len(rows) != 1 else ''}"
-        err.print(f"interrupted after {count}: not all that was asked for", style="yellow")
+        err.print(f"interrupted after {format_count(len(rows), 'row')}: not all that was asked for", style="yellow")
         raise typer.Exit(130)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bastide.domain.units import format_duration
+from bastide.domain.units import format_count, format_duration
 from bastide.sim.report.svg import Span
 
 # So many are told one by one in a terminal, and in a page; and of so many places the names.
@@ -59,5 +59,5 @@ def spans(faults: Sequence[Fault], hours: float, colour: int) -> list[Span]:
                 pieces[-1] = pieces[-1][0], max(pieces[-1][1], ends)
             else:
                 pieces.append((begins, ends))
-        found.append(Span(f"{kind}, {len(own):,} time{'s' if len(own) != 1 else ''}", pieces, colour + number))
+        found.append(Span(f"{kind}, {format_count(len(own), 'time')}", pieces, colour + number))
     return found

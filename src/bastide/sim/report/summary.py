@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bastide.domain.units import format_duration
+from bastide.domain.units import format_count, format_duration
 from bastide.sim.report import faults
 from bastide.sim.run import Result
 from bastide.sim.sizing import IN_TIME, Sized
@@ -65,8 +65,8 @@ def summary(results: Sequence[Result], sized: Sized | None = None) -> Group:
     """Everything for the terminal."""
     first = results[0]
     size = (
-        f"{format_duration(first.figures['simulated_s'])} · {_counted(first, 'devices')} · "
-        f"{_counted(first, 'services')} · seed {first.seed}"
+        f"{format_duration(first.figures['simulated_s'])} · {format_count(int(first.figures['devices']), 'device')} · "
+        f"{format_count(int(first.figures['services']), 'service')} · seed {first.seed}"
     )
     title = Text.assemble((first.scenario, "bold"), (f"  {size}", "bright_black"))
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=len(results) > 1)
@@ -84,11 +84,6 @@ def summary(results: Sequence[Result], sized: Sized | None = None) -> Group:
     made.add_row("wakes", *(_wakes(result) for result in results))
     made.add_row(Text("digest", "bright_black"), *(Text(result.digest, "bright_black") for result in results))
     return Group(title, Text(), made, *_spark(results), *_faults(first), *_answer(first, sized), *_mix(first, sized))
-
-
-def _counted(result: Result, what: str) -> str:
-    count = result.figures[what]
-    return f"{count:,.0f} {what if count != 1 else what[:-1]}"
 
 
 def _best(key: str, results: Sequence[Result]) -> set[str]:
