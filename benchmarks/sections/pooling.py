@@ -65,7 +65,7 @@ def section(rows: Rows, kept: Path) -> str:
             "from ServeGen's clients. The devices are modelled, not measured: an 8B model on 80 GB, at most four held at once, 0.68 s to",
             "load one (ServerlessLLM on H100), 25 ms a step, 8,000 prompt tokens a second. A token's cache takes 128 KiB: those of a batch must",
             "fit beside the weights that are held, and one that lies on another device or in a host's memory must come, over the lane of the",
-            "weights (24 GB/s). `oracle_free` switches and moves for nothing, `oracle_paying` pays as we do; both choose their settings",
+            "weights (24 GB/s). Each is copied to the host's memory as it is made (1 GB/s at most), so to leave takes no time. `oracle_free` switches and moves for nothing, `oracle_paying` pays as we do; both choose their settings",
             "in hindsight, for each row. Those that pay bring the next model while another runs, as Aegaeon does: copying and computing use",
             "different parts of a device. That one takes its place meanwhile. `static_multiplexing` deals models out by what they will be",
             "asked in all, at most three to a device.",

@@ -151,7 +151,7 @@ class Watched(Pool):
         lane_s = 2 * LOAD_S + 2 * MEMORY_TOKENS / MOVES_TOKENS_PER_S
         assert device.until_s <= self._now_s + 2 * TURN_S + lane_s, "however long a prompt is, others have their turn"
         caches = device.used() + sum(m.cached(device.index) for m in self.models)
-        assert len(device.streams) <= 1 or caches <= device.room(device.places()) + STEPS
+        assert caches <= device.room(device.places()) + STEPS
         for one in self.devices:
             there = {*one.held, *([] if one.loading is None else [one.loading])}
             assert len(there) <= self._held

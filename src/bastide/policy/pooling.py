@@ -20,7 +20,7 @@ MARGIN_S = 4.0
 TURN_S = 0.5
 # A first token is due so much before it was promised: a stream that was late catches up, a first token that was late stays it.
 FIRST_EARLIER_S = 0.5
-# A cache that lies on another device is moved for a stream that is due so much sooner than those whose cache lies here.
+# A cache that lies on another device is moved for a stream that is due so soon, and so much sooner than those whose cache lies here.
 MOVE_S = 2.0
 # Who is this late goes before all others, held or not, whoever is latest first: so nobody waits for ever.
 OVERDUE_S = 10.0
@@ -155,6 +155,11 @@ def _lasting(seconds: float) -> str:
 def batch_order_s(next_token_s: float, moves: bool) -> float:
     """In which order streams of one model join a turn while there is room for their caches; `moves`: it lies on another device."""
     return next_token_s + MOVE_S if moves else next_token_s
+
+
+def worth_a_move(due_s: float) -> bool:
+    """Whether a stream that is due then is taken from a device that has its cache and its model, and may have time for it."""
+    return due_s <= MOVE_S
 
 
 def due_s(first_token_s: float, next_token_s: float, earlier_s: float = FIRST_EARLIER_S) -> float:

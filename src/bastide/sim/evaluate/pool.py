@@ -24,6 +24,7 @@ from bastide.policy.pooling import (
     load_ahead,
     meanwhile,
     next_turn,
+    worth_a_move,
     worth_the_place,
 )
 from bastide.sim.evaluate.pooldevices import (
@@ -219,7 +220,7 @@ class Pool:
         if model.number in device.held:
             device.held.remove(model.number)
         else:
-            now_s += self._load_s
+            now_s = max(now_s, device.moved_s) + self._load_s
             device.loaded_s = now_s
             if device.places() >= self._held:
                 self._let_go(device, self._gives_way(device.held))
@@ -258,13 +259,14 @@ class Pool:
     # --- what fits -----------------------------------------------------------------------------------------------------
 
     def _fits(self, device: Device, tokens: int, due_s: float) -> bool:
-        """Whether a cache of so many tokens, due then, fits beside the models: those that must run later go for it."""
+        """Whether a cache of so many tokens, due then, fits beside the models: those that must run later go for it; where this
+        turn has nothing else, any."""
         while tokens > device.room(device.places()):
             others = [number for number in device.held if number != device.running]
             if self.owners is not None or not others:
                 return False
             goes = self._gives_way(others)
-            if not worth_the_place(due_s, self._dues.get(goes, math.inf)):
+            if device.streams and not worth_the_place(due_s, self._dues.get(goes, math.inf)):
                 return False
             self._let_go(device, goes)
         return True
@@ -277,8 +279,13 @@ class Pool:
         for stream in sorted(
             model.active, key=lambda one: batch_order_s(one.next_s(), one.home not in (None, device.index))
         ):
+            due_s = stream.next_s() - self._now_s
+            elsewhere = stream.home not in (None, device.index) and stream.home in model.holders
+            if elsewhere and not worth_a_move(due_s) and (device.streams or model.prompts):
+                rest.append(stream)
+                continue
             tokens = stream.tokens + STEPS_MOST
-            full = full or not self._fits(device, used + tokens, stream.next_s() - self._now_s)
+            full = full or not self._fits(device, used + tokens, due_s)
             if full and device.streams:
                 rest.append(stream)
                 continue
@@ -294,14 +301,13 @@ class Pool:
         if stream.home != device.index and stream.tokens and self._load_s:
             self.score.moved_tokens += stream.tokens
             takes_s = stream.tokens / MOVES_TOKENS_PER_S
-            stream.there_s = device.moved_s = max(now_s, device.moved_s, stream.there_s) + takes_s
+            stream.there_s = device.moved_s = max(now_s, device.moved_s) + takes_s
             if device.loading is not None:
                 device.ready_s += takes_s  # they share the lane
         stream.home = device.index
 
     def _move_out(self, device: Device) -> None:
-        """What doesn't fit beside this turn goes: models without work, then caches whose model runs last, to the host's memory.
-        They go over the lane's other direction, while it computes."""
+        """What doesn't fit beside this turn goes: models without work, then caches whose model runs last; the host has a copy."""
         left = device.room(device.places()) - device.needs()
         cached = {number: self.models[number].cached(device.index) for number in device.caches}
         while left < sum(cached.values()) and self.owners is None:
@@ -316,6 +322,7 @@ class Pool:
                 for stream in (*self.models[number].active, *self.models[number].begun):
                     if stream.home == device.index:
                         stream.home = None
+                        stream.there_s = 0.0
                 if number != device.running:
                     del device.caches[number]
 

@@ -3,6 +3,9 @@
 A request is in time when its first token comes within 10 s; a token, when it comes by 100 ms times its place after the first
 (earlier is kept for the reader, as in Aegaeon, SOSP'25). Nothing here was measured by us: times are published ones, sizes those of
 Llama-3.1-8B with 16 bits.
+
+Every cache is copied to the host's memory as it is made (at most 8,000 tokens a second, over a lane that carries 180,000 each way), so
+it leaves a device at once. To come takes time.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ TTFT_S, TBT_S, IN_TIME = 10.0, 0.1, 0.99
 PROMPT_TOKENS_PER_S = 8000.0
 STEP_S = 0.025
 STEPS = math.ceil(TURN_S / STEP_S)  # of a turn
-STEPS_MOST = 2 * STEPS  # of streams whose caches are there, while those of others come
+STEPS_MOST = 4 * STEPS  # of streams whose caches are there, while those of others come
 LOAD_S = 0.68  # measured for Llama-3.1-8B on H100 by ServerlessLLM
 HELD = 4  # models at most, beside caches
 # All in tokens of cache (128 KiB each): nine tenths of the device, the weights of a model, and what the lane brings in a second.
@@ -32,7 +35,7 @@ LATE_S = 3.0  # a prompt that must begin within this goes before streams that wo
 @dataclass(slots=True)
 class Stream:
     """A request: when it came, tokens of its prompt and answer, those computed and made, and when the first was. `home`: the device where its
-    cache lies, or to which it is on its way until `there_s`; None: in a host's memory."""
+    cache lies, None: a host's memory; it is on its way there until `there_s`."""
 
     at_s: float
     prompt: int
