@@ -155,7 +155,7 @@ def _blind(patch: pytest.MonkeyPatch) -> None:
 
 def _patient(patch: pytest.MonkeyPatch) -> None:
     """Starts that hang are never given up."""
-    patch.setattr(loop.FleetLoop, "_hangs", lambda self, there: None)
+    patch.setattr(loop.FleetLoop, "_hangs", lambda self, copy, number: None)
 
 
 def _lazy(patch: pytest.MonkeyPatch) -> None:

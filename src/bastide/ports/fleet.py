@@ -44,7 +44,8 @@ class NotBegun:
 
 
 class Instance(Protocol):
-    """A copy as its agent sees it. `state`: starting, awake, sinking (going to rest), resting, or gone."""
+    """A copy as its agent sees it at this moment, or saw it when it last told; asked for anew each time, never kept. Its name is that
+    of its service, a dot and a number. `state`: starting, awake, sinking (going to rest), resting, or gone."""
 
     @property
     def copy(self) -> Copy: ...

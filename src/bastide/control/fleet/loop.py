@@ -5,15 +5,14 @@ It sees nodes through reports and inventories, and tells them what to do; never 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from bastide.control.fleet.picture import Picture
 from bastide.control.fleet.room import Room
 from bastide.control.fleet.services import FleetService, Managed
+from bastide.control.fleet.settings import Counts, FleetSettings, Site
 from bastide.policy.admission import Bucket
 from bastide.policy.backoff import CEILING_S
 from bastide.policy.fleet import Fleet, NodeShape, Request
@@ -22,7 +21,7 @@ from bastide.policy.fleetplan import Planner
 from bastide.policy.fleetstate import Copy, FleetPlan, Start, Wanted
 from bastide.policy.guards import HANGS_S_MIN, after_failure, hangs_at_s, mass_change, node_takes_start, starts_now
 from bastide.policy.placement import Mix, Numbers, Score, costs
-from bastide.ports.fleet import Demand, Instance, Nodes, NotBegun, Timer
+from bastide.ports.fleet import Demand, Nodes, NotBegun, Timer
 
 RETRY_S = 1.0
 REFUSED_S = 5.0  # by then an inventory may have mended what the check saw
@@ -30,44 +29,6 @@ DETECT_S = 3.0  # a dead node is known after this
 
 # What, of which service, why.
 Decided = Callable[[str, str, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A location. `power_w`: what its devices may draw together beyond their idle draw; bytes a second from the source, over one
-    link, and from a neighbour."""
-
-    name: str
-    power_w: int | None
-    source_bytes_per_s: float
-    neighbour_bytes_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """`tick_s`: how often active services are looked at; `react_s`: from a hint to the next plan; `inventory_s`: how often each node is asked what
-    it has; `predict`: by a forecast too; `give_way`: whether idle copies make room for who waits."""
-
-    tick_s: float = 15.0
-    react_s: float = 0.02
-    inventory_s: float = 30.0
-    predict: bool = True
-    give_way: bool = True
-    starts_per_minute: int = 6000
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was done, for metrics. `starts_failed` by why."""
-
-    plans: int = 0
-    starts: int = 0
-    rests: int = 0
-    stops: int = 0
-    refused_actions: int = 0
-    unplaced: int = 0
-    gave_way: int = 0
-    starts_failed: Counter[str] = field(default_factory=Counter)
 
 
 class FleetLoop:
@@ -93,6 +54,7 @@ class FleetLoop:
         self._sites = {site.name: site for site in sites}
         self._power = {site.name: site.power_w for site in sites if site.power_w is not None}
         self.services = {spec.name: Managed(spec, demand) for spec, demand in services}
+        self._declared = set(self.services)
         fleet = Fleet(shapes, self._power)
         seen = [(way.request, 1.0 / len(one.spec.ways)) for one in self.services.values() for way in one.spec.ways]
         prices = np.array(price, dtype=np.float64)
@@ -116,10 +78,14 @@ class FleetLoop:
 
     def asked(self, name: str) -> None:
         """A request came for it: it is looked at from now on."""
-        self._active[name] = self.services[name]
+        if name in self._declared:
+            self._active[name] = self.services[name]
 
     def rescale(self, name: str) -> None:
-        """How many copies it should have."""
+        """How many copies it should have; of what nobody declares, none."""
+        if name not in self._declared:
+            self._active.pop(name, None)
+            return
         service, now_s, settings = self.services[name], self._timer.monotonic_s(), self.settings
         copies = service.copies_wanted(now_s, self._timer.now_s(), settings.tick_s, settings.predict)
         have = service.demand.copies_there()
@@ -139,10 +105,12 @@ class FleetLoop:
 
     def tick(self) -> None:
         """Whatever hints were lost, every active service is looked at again."""
-        for name in list(self._active):
-            self.rescale(name)
-        self.run()
-        self.begin()
+        try:
+            for name in list(self._active):
+                self.rescale(name)
+            self.run()
+        finally:  # whatever went wrong, the next round tries again
+            self.begin()
 
     def hint(self) -> None:
         """Something changed: plan soon."""
@@ -185,7 +153,7 @@ class FleetLoop:
         return wake_s
 
     def _apply(self, plan: FleetPlan) -> None:
-        counts, books, clock_s = self.counts, self.picture.books, self._timer.now_s()
+        counts, books, now_s = self.counts, self.picture.books, self._timer.monotonic_s()
         counts.plans += 1
         refused = check(
             plan,
@@ -193,7 +161,7 @@ class FleetLoop:
             books,
             lambda service: self.services[service].spec.borders,
             lambda node: bool(self.planner.fleet.open[node]),
-            clock_s,
+            now_s,
             self.confirmed,
             self._power,
             lambda service: self.services[service].spec.most,
@@ -203,7 +171,7 @@ class FleetLoop:
         for one in refused[:3]:
             service = one.action.copy.service if isinstance(one.action, Start) else one.action.service
             self._decided("refused", service, one.reason)
-        granted, self._bucket = starts_now(len(plan.starts), self._bucket, self.settings.starts_per_minute, clock_s)
+        granted, self._bucket = starts_now(len(plan.starts), self._bucket, self.settings.starts_per_minute, now_s)
         for number, start in enumerate(plan.starts):
             if id(start) in bad:
                 self._not_started(start, REFUSED_S)
@@ -218,13 +186,16 @@ class FleetLoop:
         unasked = 0
         for stop in plan.stops:
             there = self.picture.find(stop.instance)
-            if id(stop) in bad or there is None or not self._nodes.answers(there.copy.node):
+            if there is None:
+                continue
+            if id(stop) in bad or not self._nodes.answers(there.copy.node):
+                self.planner.again(stop.service)  # in a later round
                 continue
             counts.stops += 1
             unasked += not stop.asked
             self._nodes.stop(there.copy)
         if unasked:
-            books.stopped_unasked(clock_s, unasked)
+            books.stopped_unasked(now_s, unasked)
         for lacks in plan.unplaced:
             counts.unplaced += lacks.copies
             if self.services[lacks.service].demand.waits_since_s() is not None:
@@ -243,16 +214,14 @@ class FleetLoop:
             self._failed(copy, begun.reason, 0.0)
             return
         self.counts.starts += 1
-        self.picture.begins(copy)
+        number = self.picture.begins(copy)
         now_s = self._timer.monotonic_s()
         if not begun.heard:
             # It may be on its way, but nobody said so. The planner believes that it is not; the books keep it as perhaps
             # there, so that nothing is put in its place before the inventory tells.
             self.planner.gone(copy.instance)
             self._timer.at(now_s + RETRY_S, self.rescale, copy.service)
-        there = self.picture.find(copy.instance)
-        if there is not None:
-            self._timer.at(now_s + hangs_at_s(begun.expected_s), self._hangs, there)
+        self._timer.at(now_s + hangs_at_s(begun.expected_s), self._hangs, copy, number)
 
     def _not_started(self, start: Start, again_s: float) -> None:
         self.picture.not_begun(start)
@@ -272,21 +241,26 @@ class FleetLoop:
         else:
             self.rescale(service.spec.name)
 
-    def _hangs(self, there: Instance) -> None:
-        self.picture.no_longer_starts(there.copy.instance)  # whatever became of it, and whoever has told
-        if there.state != "starting":
+    def _hangs(self, copy: Copy, number: int) -> None:
+        """By now it should have been told what became of that start."""
+        if not self.picture.starts(copy.instance, number):
             return
-        if not self._nodes.answers(there.copy.node):
-            self._timer.at(self._timer.monotonic_s() + HANGS_S_MIN, self._hangs, there)  # once the link is back
+        there = self.picture.find(copy.instance)
+        if there is None or there.state != "starting":
+            self.picture.no_longer_starts(copy.instance)  # an inventory tells what it is
+        elif not self._nodes.answers(copy.node):
+            self._timer.at(self._timer.monotonic_s() + HANGS_S_MIN, self._hangs, copy, number)  # once the link is back
         else:
-            self._nodes.end(there.copy)
-            self._failed(there.copy, "the start hangs", 0.0)
+            self._nodes.end(copy)
+            self._failed(copy, "the start hangs", 0.0)
 
     def _failed(self, copy: Copy, why: str, lived_s: float) -> None:
         self.counts.starts_failed[why] += 1
-        service = self.services[copy.service]
         if self.picture.failed(copy, self._no_longer_aside):
             self._decided("set aside", copy.service, f"{self._shapes[copy.node].name}: {why}")
+        service = self.services.get(copy.service)
+        if service is None:
+            return
         retry = after_failure(service.failures, lived_s)
         service.failures = retry.failures
         self._later(service, retry.wait_s if retry.wait_s is not None else CEILING_S)
@@ -299,11 +273,14 @@ class FleetLoop:
 
     def started(self, copy: Copy) -> None:
         self.picture.started(copy)
-        self.services[copy.service].failures = 0
+        if copy.service in self.services:
+            self.services[copy.service].failures = 0
 
     def rested(self, copy: Copy) -> None:
-        self.picture.rested(copy)
-        self._settle(copy.service)
+        there = self.picture.find(copy.instance)
+        if there is not None and there.state == "resting":  # else this comes late, and it was woken or ended since
+            self.picture.rested(copy)
+            self._settle(copy.service)
 
     def ended(self, copy: Copy) -> None:
         self.picture.ended(copy.instance)
@@ -311,13 +288,15 @@ class FleetLoop:
         self._settle(copy.service)
 
     def died(self, copy: Copy, why: str, lived_s: float) -> None:
+        known = self.picture.knows(copy.instance)
         self.picture.ended(copy.instance)
-        self._failed(copy, why, lived_s)
+        if known:  # else it was told before
+            self._failed(copy, why, lived_s)
 
     def _settle(self, name: str) -> None:
         """Room came, or a service lacks a copy: look again."""
-        service = self.services[name]
-        if service.wanted != service.demand.copies_there() or self.planner.waits():
+        service = self.services.get(name)
+        if service is None or service.wanted != service.demand.copies_there() or self.planner.waits():
             self.hint()
 
     def node_lost(self, node: int) -> None:
@@ -328,7 +307,8 @@ class FleetLoop:
 
     def node_back(self, node: int) -> None:
         self.inventory(node)
-        self.planner.node_back(node)
+        if not self.picture.aside(node):
+            self.planner.node_back(node)
         self.hint()
 
     def location_cut(self, nodes: Iterable[int]) -> None:
@@ -338,8 +318,10 @@ class FleetLoop:
 
     def inventory(self, node: int) -> None:
         """What a node says it has, as seen at a moment: what the picture lacks is taken in, what isn't there is forgotten;
-        what was ordered or ended since then is left as it is known."""
+        what was ordered or ended since then is left as it is known. What nobody declared, or has no place in the picture, ends."""
         there, seen_s = self._nodes.inventory(node)
+        if self.picture.too_old(seen_s):
+            return
         for copy in self.picture.missing(node, there, seen_s):
             self.picture.is_gone(copy.instance)
             self.rescale(copy.service)
@@ -348,7 +330,7 @@ class FleetLoop:
             found = self._nodes.find(copy.service, copy.instance)
             if found is None:
                 continue
-            if self.planner.came(copy):
+            if copy.service in self.services and self.planner.came(copy):
                 self.picture.books.holds(copy)
                 self.rescale(copy.service)
             elif found.in_flight == 0 and self._nodes.answers(node):
@@ -356,17 +338,28 @@ class FleetLoop:
         self.hint()
 
     def _inventories(self) -> None:
-        for node in range(len(self._shapes)):
-            if self._nodes.answers(node):
-                self.inventory(node)
-        self.begin_inventories()
+        try:
+            for node in range(len(self._shapes)):
+                if self._nodes.answers(node):
+                    self.inventory(node)
+        finally:
+            self.begin_inventories()
+
+    def add(self, spec: FleetService, demand: Demand) -> None:
+        """A service, or a new generation of one, is known from now on. It runs once it is declared."""
+        self.services[spec.name] = Managed(spec, demand)
 
     def declare(self, names: Iterable[str]) -> str | None:
         """A new desired state: those services and no others. Answers why it is not believed."""
-        known, kept = self.planner.wanted, set(names)
-        why = mass_change(len(known), sum(1 for name in known if name in kept), self.confirmed)
+        kept = set(names) & self.services.keys()
+        gone = self._declared - kept
+        why = mass_change(len(self._declared), len(self._declared) - len(gone), self.confirmed)
         if why is None:
-            for name in [name for name in known if name not in kept]:
+            came, self._declared = kept - self._declared, kept
+            for name in sorted(gone):
+                self._active.pop(name, None)
                 self.planner.forget(name)
+            for name in sorted(came):
+                self.rescale(name)
             self.hint()
         return why

@@ -16,15 +16,19 @@ from bastide.policy.fleetstate import Copy, Start
 from bastide.policy.guards import Health, start_failed, start_succeeded
 from bastide.ports.fleet import Instance, Nodes, Timer
 
+# Who ended is remembered for so long, and an inventory that is older is not believed.
+KEPT_S = 3600.0
+
 
 class Picture:
-    """Of all nodes."""
+    """Of all nodes. Moments are by `monotonic_s`."""
 
     def __init__(self, planner: Planner, nodes: Nodes, timer: Timer) -> None:
         self.planner, self.books = planner, Books()
         self.starting = np.zeros(len(planner.fleet))  # by node; whose they are is in `_begun`
         self._nodes, self._timer = nodes, timer
-        self._begun: dict[str, int] = {}
+        self._begun: dict[str, tuple[int, int]] = {}  # the start's number, and its node
+        self._starts = 0
         self._ordered: dict[str, float] = {}
         self._ended_s: dict[str, float] = {}
         self._health: dict[int, Health] = {}
@@ -35,13 +39,19 @@ class Picture:
 
     # --- starts ----------------------------------------------------------------------------------------------------------
 
-    def begins(self, copy: Copy) -> None:
-        """Its start was ordered."""
+    def begins(self, copy: Copy) -> int:
+        """Its start was ordered. Returns the start's number."""
         self.books.holds(copy)
         self._ordered[copy.instance] = self._timer.monotonic_s()
         self.no_longer_starts(copy.instance)  # that it was ready the last time may have been told to nobody
-        self._begun[copy.instance] = copy.node
+        self._starts += 1
+        self._begun[copy.instance] = self._starts, copy.node
         self.starting[copy.node] += 1
+        return self._starts
+
+    def starts(self, instance: str, number: int) -> bool:
+        """Whether nobody has told what became of that start."""
+        return self._begun.get(instance, (0, 0))[0] == number
 
     def not_begun(self, start: Start) -> None:
         """What the plan took for it is given back; where it was to wake, it still rests."""
@@ -52,9 +62,9 @@ class Picture:
             self.planner.came(there.copy)
 
     def no_longer_starts(self, instance: str) -> None:
-        node = self._begun.pop(instance, None)
-        if node is not None:
-            self.starting[node] -= 1
+        begun = self._begun.pop(instance, None)
+        if begun is not None:
+            self.starting[begun[1]] -= 1
 
     def started(self, copy: Copy) -> None:
         self.no_longer_starts(copy.instance)
@@ -65,21 +75,20 @@ class Picture:
         """A start failed there, or a copy died. Whether that node gets none for a while now; `again` is called after it."""
         self.is_gone(copy.instance)
         there = self.find(copy.instance)
-        if there is not None:  # it was asleep there, and still is
+        if there is not None and there.state == "resting":  # it was asleep there, and still is
             self.planner.came(there.copy)
             self.books.holds(there.copy)
-        clock_s = self._timer.now_s()
-        health = start_failed(self._health.get(copy.node, Health()), clock_s)
+        health = start_failed(self._health.get(copy.node, Health()), self._timer.monotonic_s())
         self._health[copy.node] = health
-        aside = health.aside_until_s > clock_s
-        if aside:
+        if self.aside(copy.node):
             self.planner.fleet.set_open(copy.node, False)
-            self._timer.at(self._timer.monotonic_s() + health.aside_until_s - clock_s, again, copy.node)
-        return aside
+            self._timer.at(health.aside_until_s, again, copy.node)
+            return True
+        return False
 
     def aside(self, node: int) -> bool:
-        """Whether it still gets none, because starts failed there."""
-        return self._health[node].aside_until_s > self._timer.now_s() + 1e-6
+        """Whether it gets none for now, because starts failed there."""
+        return self._health.get(node, Health()).aside_until_s > self._timer.monotonic_s() + 1e-6
 
     # --- copies ----------------------------------------------------------------------------------------------------------
 
@@ -87,8 +96,16 @@ class Picture:
         self.planner.rested(copy.instance, copy.request)
         self.books.holds(copy)
 
+    def knows(self, instance: str) -> bool:
+        """Whether it is believed to be there, or on its way."""
+        return instance in self.planner.copies or instance in self._begun
+
     def ended(self, instance: str) -> None:
-        self._ended_s[instance] = self._timer.monotonic_s()
+        now_s = self._timer.monotonic_s()
+        self._ended_s.pop(instance, None)
+        self._ended_s[instance] = now_s
+        while self._ended_s[oldest := next(iter(self._ended_s))] < now_s - KEPT_S:
+            del self._ended_s[oldest]
 
     def is_gone(self, instance: str) -> None:
         self.no_longer_starts(instance)
@@ -102,7 +119,12 @@ class Picture:
         for copy in lost:
             self.books.ended(copy.instance)
             self.no_longer_starts(copy.instance)
+            self._ordered.pop(copy.instance, None)
         return lost
+
+    def too_old(self, seen_s: float) -> bool:
+        """Whether an inventory was seen so long ago that nobody remembers what was done since."""
+        return seen_s < self._timer.monotonic_s() - KEPT_S
 
     def missing(self, node: int, there: Mapping[str, Copy], seen_s: float) -> list[Copy]:
         """Of what is believed, what that node no longer has, or has otherwise; but for what was ordered since it was seen."""

@@ -154,7 +154,23 @@ class Room:
     def _residents(self, there: Iterable[Instance], unit: int) -> Iterable[Resident]:
         now_s = self._timer.monotonic_s()
         for instance in there:
-            service, held = self._services[instance.copy.service], instance.copy.request.device_milli * unit
+            held = instance.copy.request.device_milli * unit
+            service = self._services.get(instance.copy.service)
+            if service is None:  # an inventory has it ended
+                yield Resident(
+                    instance.copy.instance,
+                    instance.copy.service,
+                    held,
+                    0,
+                    0,
+                    0.0,
+                    0.0,
+                    0.0,
+                    0.0,
+                    pinned=True,
+                    moving=True,
+                )
+                continue
             moving = instance.state != "awake" or instance.draining
             kept = service.demand.awake_there() <= service.spec.least
             busy = instance.in_flight > 0

@@ -74,5 +74,5 @@ class Managed:
             lead_s = every_s + self.spec.ways[0].cached_s
             self.forecast.saw(clock_s, load.in_flight, lead_s)
             load = replace(load, expected=self.forecast.expected(clock_s, load.in_flight, lead_s))
-        chosen, self.memory = scale(load, self.target, self.memory, clock_s)
+        chosen, self.memory = scale(load, self.target, self.memory, now_s)
         return chosen.copies

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from bastide.control.fleet.loop import Counts
+from bastide.control.fleet.settings import Counts
 
 # Latencies in bins of 4 %, from a millisecond on.
 FIRST_S, RATIO = 0.001, 1.04

@@ -91,6 +91,7 @@ class Troubles:
             for node in nodes:
                 self._stale.pop(node.index, None)
         elif fault.kind is Trouble.STATE_TORN:
+            control.declare(self.world.lives)
             for name in self.world.lives:
                 control.rescale(name)
         elif fault.kind is Trouble.NODE_LOST:

@@ -10,9 +10,10 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from bastide.control.fleet.loop import FleetLoop, FleetSettings, Site
+from bastide.control.fleet.loop import FleetLoop
 from bastide.control.fleet.services import FleetService
 from bastide.control.fleet.services import Way as DeclaredWay
+from bastide.control.fleet.settings import FleetSettings, Site
 from bastide.policy.placement import Mix, Score, costs
 from bastide.sim.evaluate.packing import Fgd, best_fit, gpu_packing
 from bastide.sim.fleet.agents import Agents
