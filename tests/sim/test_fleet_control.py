@@ -225,3 +225,21 @@ def test_who_ended_is_forgotten_in_time_and_older_inventories_are_not_believed()
     one.control.ended(STRANGER)
     assert len(one.control.picture._ended_s) == 1
     assert one.control.picture.too_old(5.0) and not one.control.picture.too_old(one.now_s)
+
+
+def test_a_node_that_is_lost_twice_is_back_when_both_are_over() -> None:
+    lost = (Fault(Trouble.NODE_LOST, 100.0, 1000.0, "n0"), Fault(Trouble.NODE_LOST, 300.0, 100.0, "n0"))
+    one = world("a", faults=lost)
+    passes(one, 500)
+    assert not one.agents.up(0)
+    passes(one, 700)
+    assert one.agents.up(0) and one.control.planner.fleet.open[0]
+
+
+def test_a_node_that_is_up_again_in_a_location_that_is_cut_is_back_with_its_link() -> None:
+    faults = (Fault(Trouble.NODE_LOST, 100.0, 100.0, "n0"), Fault(Trouble.LOCATION_CUT, 150.0, 250.0, "here"))
+    one = world("a", faults=faults)
+    passes(one, 300)
+    assert one.agents.up(0) and not one.control.planner.fleet.open[0]
+    passes(one, 200)
+    assert one.control.planner.fleet.open[0]

@@ -29,6 +29,7 @@ class Troubles:
         self.world = world
         self.chance = random.Random(world.setup.seed * 7919 + 17)
         self.active: Counter[Trouble] = Counter()
+        self._struck: Counter[tuple[Trouble, int]] = Counter()  # of a kind, each node so many times at once
         self._stale: dict[int, tuple[dict[str, Copy], float]] = {}
         self.any = False
         self.last_s = 0.0
@@ -61,6 +62,7 @@ class Troubles:
         world.measured.faults[fault.kind.value] += 1
         nodes = self._nodes(fault)
         self.active[fault.kind] += 1
+        self._struck.update((fault.kind, node.index) for node in nodes)
         if fault.kind is Trouble.CLOCK_JUMP:
             world.clock_shift_s += self.chance.choice(CLOCK_JUMPS_S)
         elif fault.kind is Trouble.HERD:
@@ -72,7 +74,7 @@ class Troubles:
                 world.measured.reason(world.now_s, "not believed", "", why)
         elif fault.kind is Trouble.STALE:
             for node in nodes:
-                self._stale[node.index] = (_copies(node), world.now_s)
+                self._stale.setdefault(node.index, (_copies(node), world.now_s))
         elif fault.kind is Trouble.NODE_LOST:
             for node in nodes:
                 self._lose(node)
@@ -86,18 +88,22 @@ class Troubles:
 
     def _end(self, fault: Fault, nodes: list[Node]) -> None:
         self.active[fault.kind] -= 1
+        self._struck.subtract((fault.kind, node.index) for node in nodes)
+        nodes = [node for node in nodes if not self._struck[fault.kind, node.index]]  # the others still are
         control = self.world.control
         if fault.kind is Trouble.STALE:
             for node in nodes:
                 self._stale.pop(node.index, None)
         elif fault.kind is Trouble.STATE_TORN:
-            control.declare(self.world.lives)
-            for name in self.world.lives:
-                control.rescale(name)
+            if not self.active[fault.kind]:
+                control.declare(self.world.lives)
+                for name in self.world.lives:
+                    control.rescale(name)
         elif fault.kind is Trouble.NODE_LOST:
             for node in nodes:
                 node.up = True
-                control.node_back(node.index)
+                if not node.cut:
+                    control.node_back(node.index)
         elif fault.kind is Trouble.LOCATION_CUT:
             for node in nodes:
                 node.cut = False
