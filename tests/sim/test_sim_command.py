@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bastide.domain.errors import InvalidRequest, InvalidSpec
+from bastide.sim.report import summary
 from bastide.sim.run import run
 from bastide.sim.scenario import parse
 from bastide.sim.sizing import fewest
@@ -267,3 +268,39 @@ def test_a_trace_whose_requests_all_come_later_is_refused(tmp_path: Path) -> Non
         run(parse(text.replace("t.parquet", "t.csv"), tmp_path))
     with pytest.raises(InvalidSpec, match=r"jurisdictions: names none"):
         parse(NO_POWER.replace("first_token: 5s", "jurisdictions: []"), tmp_path)
+
+
+CUT = """name: Cut off
+duration: 1h
+locations: {here: {}}
+nodes: [{location: here, device: H100, devices: 8}]
+services:
+  - {name: notes, model: qwen3-4b, first_token: 5s, arrivals: {law: poisson, per_hour: 3600}}
+faults: [{kind: location_cut, at: 0s, lasts: 30m}]
+"""
+
+
+def test_a_fleet_that_is_nearly_free_is_not_said_to_be_too_small(tmp_path: Path) -> None:
+    """What broke is named first."""
+    said = " ".join(CliRunner().invoke(app, ["sim", str(written(tmp_path, CUT))]).output.split())
+    assert "came in time: what broke took its part, services may have" in said and "too small" not in said
+
+
+def test_a_run_that_nobody_asked_in_says_so(tmp_path: Path) -> None:
+    said = (
+        CliRunner().invoke(app, ["sim", str(written(tmp_path, CUT.replace("1h", "1s").partition("faults")[0]))]).output
+    )
+    assert "Nobody asked for anything in this time." in said and "too small" not in said
+
+
+def test_requests_add_up(tmp_path: Path) -> None:
+    (result,) = run(parse(CUT.replace("3600", "360000"), tmp_path))
+    figures = result.figures
+    parts = ("refused", "timed_out", "failed", "waiting_at_end", "in_flight_at_end")
+    answered = figures["answered_share"] * figures["requests"]
+    assert figures["in_flight_at_end"] > 0
+    assert answered + sum(figures[part] for part in parts) == pytest.approx(figures["requests"], abs=1)
+
+
+def test_what_misses_the_bar_is_not_rounded_up_to_it() -> None:
+    assert (summary._below(0.98961), summary._below(0.99), summary._below(0.0)) == ("98.9", "99.0", "0.0")

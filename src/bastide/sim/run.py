@@ -177,6 +177,7 @@ def _figures(world: World, measured: Measured) -> tuple[dict[str, float], dict[s
         "refused": measured.refused,
         "timed_out": measured.timed_out,
         "waiting_at_end": measured.waiting + measured.waiting_late,
+        "in_flight_at_end": max(0.0, measured.arrived - measured.over - measured.waiting - measured.waiting_late),
         "failed": measured.failed,
         "moved": measured.moved,
         "first_token_p50_s": measured.first_token.at(0.5),

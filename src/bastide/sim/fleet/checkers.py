@@ -94,7 +94,7 @@ class Checkers:
                     self._broke(
                         f"{running.copy.instance} has {running.in_flight:g} requests in {running.way.slots} slots"
                     )
-        over = measured.answered + measured.refused + measured.timed_out + measured.failed
+        over = measured.over
         if abs(measured.arrived - over - flying - waiting) > 1e-6 * max(1.0, measured.arrived):
             self._broke(f"{measured.arrived:g} came, {over:g} are over, {flying:g} are under way, {waiting:g} wait")
         if abs(self.world.gateway.held_weight - waiting) > 1e-6 * max(1.0, measured.arrived):

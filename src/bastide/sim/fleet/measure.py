@@ -98,6 +98,11 @@ class Measured:
     faults: Counter[str] = field(default_factory=Counter)
 
     @property
+    def over(self) -> float:
+        """Requests that were answered, or never will be."""
+        return self.answered + self.refused + self.timed_out + self.failed
+
+    @property
     def missed(self) -> float:
         """Requests that were answered too late, or not."""
         return self.late + self.refused + self.timed_out + self.failed + self.waiting_late

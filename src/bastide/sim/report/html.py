@@ -155,7 +155,7 @@ def _locations(results: Sequence[Result]) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(result.policy)}</td>"
         + "".join(
-            f'<td class="n">{one[key]:,.1f}</td>'
+            f'<td class="n">{one[key]:,.{0 if key == "devices" else 1}f}</td>'
             for key in (
                 "devices",
                 "gpu_hours_held",
@@ -172,7 +172,15 @@ def _locations(results: Sequence[Result]) -> str:
     )
     head = "".join(
         f'<th class="n">{name}</th>'
-        for name in ("devices", "GPU-hours held", "GPU-hours busy", "kWh", "cost of held", "cost of energy", "kg CO2")
+        for name in (
+            "devices",
+            "GPU-hours held",
+            "GPU-hours computing",
+            "kWh",
+            "cost of held",
+            "cost of energy",
+            "kg CO2",
+        )
     )
     return f'<div class="scroll"><table><tr><th>location</th><th>policy</th>{head}</tr>{rows}</table></div>'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -14,6 +15,7 @@ from bastide.sim.run import Result
 from bastide.sim.sizing import IN_TIME, Sized
 
 WORST = 3  # services that are named
+FULL = 0.9  # so much of all devices held at the peak: more of them might help
 # What is shown, in this order; what is nought for all is left out.
 FIGURES = (
     ("requests", "requests"),
@@ -22,6 +24,7 @@ FIGURES = (
     ("refused", "refused: queue full"),
     ("timed_out", "waited in vain"),
     ("waiting_at_end", "still waiting at the end"),
+    ("in_flight_at_end", "being answered at the end"),
     ("failed", "failed"),
     ("moved", "moved to another copy"),
     ("first_token_p50_s", "first token, half within"),
@@ -68,6 +71,8 @@ def summary(results: Sequence[Result], sized: Sized | None = None) -> Group:
         f"{format_duration(first.figures['simulated_s'])} · {format_count(int(first.figures['devices']), 'device')} · "
         f"{format_count(int(first.figures['services']), 'service')} · seed {first.seed}"
     )
+    if sized is not None and sized.enough:
+        size += " · the smallest fleet that is enough"
     title = Text.assemble((first.scenario, "bold"), (f"  {size}", "bright_black"))
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=len(results) > 1)
     made.add_column("", overflow="fold")
@@ -157,12 +162,17 @@ def _answer(result: Result, sized: Sized | None) -> list[Text]:
     """The question that most come with."""
     most, there = result.figures["devices_held_most"], result.figures["devices"]
     in_time = result.figures["in_time_share"]
+    if not result.figures["requests"]:
+        return [Text(), Text("Nobody asked for anything in this time.", "yellow")]
     if in_time < IN_TIME:
-        small = f"even {sized.most:,} nodes are too few" if sized is not None else "the fleet is too small"
-        said = (
-            f"{100 * in_time:.1f} % came in time: {small}, services may have too few copies (`most`) or slots, "
-            "or wakes are too slow for what is promised."
-        )
+        causes = ["services may have too few copies (`most`) or slots", "wakes are too slow for what is promised"]
+        if sized is not None:
+            causes.insert(0, f"even {sized.most:,} nodes are too few")
+        elif most >= FULL * there:
+            causes.insert(0, "the fleet is too small")
+        if result.faults:
+            causes.insert(0, "what broke took its part")
+        said = f"{_below(in_time)} % came in time: {', '.join(causes[:-1])}, or {causes[-1]}."
         return [Text(), Text(said, "yellow"), *_behind(result), *_reason(result)]
     said = f"{100 * in_time:.1f} % came in time; at the peak {most:.1f} of {there:.0f} devices were held. "
     if sized is None:
@@ -173,13 +183,18 @@ def _answer(result: Result, sized: Sized | None) -> list[Text]:
     return [Text(), Text(said, "green"), *_behind(result)]
 
 
+def _below(share: float) -> str:
+    """Per cent, never rounded up to the bar that it missed."""
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
 def _behind(result: Result) -> list[Text]:
     """Services that don't keep what all together do: few requests are easily lost in a total."""
     behind = [one for one in result.worst if one["in_time_share"] < IN_TIME]
     if not behind:
         return []
     named = ", ".join(
-        f"{one['service']} ({100 * one['in_time_share']:.1f} % of {one['requests']:,.0f})" for one in behind[:WORST]
+        f"{one['service']} ({_below(one['in_time_share'])} % of {one['requests']:,.0f})" for one in behind[:WORST]
     )
     more = " and others" if len(behind) > WORST else ""
     return [Text(f"Below 99 % by themselves: {named}{more}. `--json FILE` tells more.", "yellow")]
