@@ -68,7 +68,7 @@ def section(rows: Rows, kept: Path) -> str:
             "weights (24 GB/s). Each is copied to the host's memory as it is made (1 GB/s at most), so to leave takes no time. `oracle_free` switches and moves for nothing, `oracle_paying` pays as we do; both choose their settings",
             "in hindsight, for each row. Those that pay bring the next model while another runs, as Aegaeon does: copying and computing use",
             "different parts of a device. That one takes its place meanwhile. `static_multiplexing` deals models out by what they will be",
-            "asked in all, at most three to a device.",
+            "asked in all, at most three to a device as its paper has it, which alone decides its sizes at 0.1/s.",
             "Several devices may run one model, each a part of its requests, for all but `dedicated` and `static_multiplexing`. The rows",
             "`servegen` are clients of ServeGen as models, each with a rate (at most 0.5 a second), regularity and lengths of its own, of a",
             "window of ten minutes drawn for it. Where there are several numbers, they are of one seed each. The search takes it that more",
