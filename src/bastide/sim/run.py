@@ -10,10 +10,10 @@ from typing import Any
 from bastide import __version__
 from bastide.domain.errors import InvalidRequest
 from bastide.sim.fleet.measure import Measured, Sample, digest
-from bastide.sim.fleet.setup import PRESETS, Policies, Setup, Trouble
+from bastide.sim.fleet.setup import AT_ONCE, EVERYWHERE, PRESETS, Policies, Setup
 from bastide.sim.fleet.world import World
 from bastide.sim.scenario import Scenario
-from bastide.sim.scenario_setup import EVERYWHERE, setup
+from bastide.sim.scenario_setup import setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,6 @@ def _nodes(made: Setup) -> tuple[dict[str, Any], ...]:
         {"location": location, "device": model, "devices": devices, "nodes": count}
         for (location, model, devices), count in counted.items()
     )
-
-
-# Over as soon as they begin.
-AT_ONCE = frozenset({Trouble.CLOCK_JUMP, Trouble.HERD})
 
 
 def _faults(made: Setup) -> tuple[dict[str, Any], ...]:

@@ -14,22 +14,11 @@ from bastide.policy.fleet import WHOLE, NodeShape, Request
 from bastide.sim import traces
 from bastide.sim.calibration import ENGINE_SHARE, Calibration, ModelCosts
 from bastide.sim.fleet.arrivals import by_law
-from bastide.sim.fleet.setup import DeviceFacts, Fault, Policies, Service, Setup, Trouble, Way
+from bastide.sim.fleet.setup import EVERYWHERE, DeviceFacts, Fault, Policies, Service, Setup, Trouble, Way
 from bastide.sim.scenario import Nodes, Scenario, Wish, named
 
 DAY_S = 86_400.0
 PARTS = (1, 2, 4, 8, 16)
-# These are of the whole fleet; all others strike nodes.
-EVERYWHERE = frozenset(
-    {
-        Trouble.HINT_LOST,
-        Trouble.HINT_DOUBLED,
-        Trouble.STORE_TIMEOUT,
-        Trouble.CLOCK_JUMP,
-        Trouble.HERD,
-        Trouble.STATE_TORN,
-    }
-)
 # A copy that takes more of a device than this has it alone.
 SHARE_MAX = 0.9
 # Room for context: every slot full with a request twice the mean length.

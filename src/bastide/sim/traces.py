@@ -67,7 +67,7 @@ def _functions(path: Path, services: int, lengths: Lengths, until_s: float) -> l
         if asked and at_s < until_s:
             own.append((at_s, float(asked), 60.0 if asked > 1 else 0.0, prompt, answer))
     if not any(found.values()):
-        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
+        raise _empty(path, until_s)
     return [(str(func), replayed(own)) for func, own in found.items() if own]
 
 
@@ -92,8 +92,12 @@ def _clients(
         if at_s < until_s:
             found.setdefault(f"{model}-{client}", []).append((at_s, float(rate), steady))
     if not found:
-        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
+        raise _empty(path, until_s)
     return [(name, _windows(own, lengths, f"{seed}/{name}", until_s)) for name, own in found.items()]
+
+
+def _empty(path: Path, until_s: float) -> InvalidRequest:
+    return InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
 
 
 def _positive(value: Any) -> bool:
@@ -138,7 +142,7 @@ def _json_lines(path: Path, until_s: float) -> list[Arrival]:
             lengths = whole(prompt, 1, f"{what}, input_length"), max(1, whole(answer, 0, f"{what}, output_length"))
             found.append((at_ms / 1000, 1.0, 0.0, *lengths))
     if not found:
-        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
+        raise _empty(path, until_s)
     return found
 
 
@@ -164,5 +168,5 @@ def _azure_llm(path: Path, until_s: float) -> list[Arrival]:
             answer = max(1, whole(row["GeneratedTokens"], 0, f"{what}, GeneratedTokens"))
             found.append((at_s, 1.0, 0.0, prompt, answer))
     if not found:
-        raise InvalidRequest(f"{path} has no requests in the {until_s:g} s that are simulated (`duration`)")
+        raise _empty(path, until_s)
     return found

@@ -258,9 +258,7 @@ class FleetLoop:
         self.counts.starts_failed[why] += 1
         if self.picture.failed(copy, self._no_longer_aside):
             self._decided("set aside", copy.service, f"{self._shapes[copy.node].name}: {why}")
-        service = self.services.get(copy.service)
-        if service is None:
-            return
+        service = self.services[copy.service]
         retry = after_failure(service.failures, lived_s)
         service.failures = retry.failures
         self._later(service, retry.wait_s if retry.wait_s is not None else CEILING_S)
@@ -327,7 +325,7 @@ class FleetLoop:
             self.rescale(copy.service)
         self.picture.forget_missing(node, there, seen_s)
         for copy in self.picture.unknown(there, seen_s):
-            found = self._nodes.find(copy.service, copy.instance)
+            found = self.picture.find(copy.instance)
             if found is None:
                 continue
             if copy.service in self.services and self.planner.came(copy):

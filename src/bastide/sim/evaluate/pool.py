@@ -276,12 +276,10 @@ class Pool:
         rest: list[Stream] = []
         used = 0
         full = False
-        for stream in sorted(
-            model.active, key=lambda one: batch_order_s(one.next_s(), one.home not in (None, device.index))
-        ):
+        for stream in sorted(model.active, key=lambda one: batch_order_s(one.next_s(), one.elsewhere(device.index))):
             due_s = stream.next_s() - self._now_s
-            elsewhere = stream.home not in (None, device.index) and stream.home in model.holders
-            if elsewhere and not worth_a_move(due_s) and (device.streams or model.prompts):
+            held_there = stream.elsewhere(device.index) and stream.home in model.holders
+            if held_there and not worth_a_move(due_s) and (device.streams or model.prompts):
                 rest.append(stream)
                 continue
             tokens = stream.tokens + STEPS_MOST
@@ -349,10 +347,8 @@ class Pool:
             return
         if goes is not None:
             self._let_go(device, goes)
-        device.loading, device.ready_s = (
-            able[turn.index].number,
-            max(self._now_s, device.loaded_s, device.moved_s) + self._load_s,
-        )
+        device.loading = able[turn.index].number
+        device.ready_s = max(self._now_s, device.loaded_s, device.moved_s) + self._load_s
         self._hold(device, able[turn.index])
 
     # --- what is computed ----------------------------------------------------------------------------------------------

@@ -56,6 +56,10 @@ class Stream:
         """Tokens of its prompt still to be computed."""
         return self.prompt - self.computed
 
+    def elsewhere(self, device: int) -> bool:
+        """Whether its cache lies on another device."""
+        return self.home not in (None, device)
+
     def begin_s(self) -> float:
         """When what is left of its prompt must be begun, for its first token to come in time."""
         return self.at_s + TTFT_S - self.left / PROMPT_TOKENS_PER_S
@@ -63,6 +67,11 @@ class Stream:
     def next_s(self) -> float:
         """When its next token is due."""
         return self.first_s + TBT_S * self.made
+
+
+def dry_s(streams: Iterable[Stream]) -> float:
+    """When the first of them runs dry; never, where there is none."""
+    return min((stream.next_s() for stream in streams), default=math.inf)
 
 
 @dataclass(slots=True)
@@ -87,7 +96,7 @@ class Model:
 
     def prompt(self, device: int) -> Stream | None:
         """Whose prompt that device computes next: who came first, those begun elsewhere a little later."""
-        found = min(self.begun, key=lambda one: batch_order_s(one.at_s, one.home not in (None, device)), default=None)
+        found = min(self.begun, key=lambda one: batch_order_s(one.at_s, one.elsewhere(device)), default=None)
         return self.waiting[0] if self.waiting and (found is None or self.waiting[0].at_s < found.at_s) else found
 
     def take(self, stream: Stream) -> None:
@@ -109,8 +118,7 @@ class Model:
         if self.prompts:
             beside = 1 - STEP_S / TBT_S if self.active or self.runs else 1.0  # streams need the rest of the time
             first = self.came_s() + TTFT_S - self.prompts / (beside * PROMPT_TOKENS_PER_S)
-        following = min((stream.next_s() for stream in self.active), default=math.inf)
-        return due_s(first, following, earlier_s) - now_s
+        return due_s(first, dry_s(self.active), earlier_s) - now_s
 
     def cached(self, device: int) -> int:
         """Tokens of its resting streams whose caches lie there."""
@@ -173,10 +181,9 @@ class Score:
 
 def prompt_first(waits: Stream, tokens: int, streams: Iterable[Stream], now_s: float) -> bool:
     """Whether so many tokens of a prompt are computed before the streams go on: they can spare the time, or it can't wait."""
-    spare_s = min((stream.next_s() for stream in streams), default=math.inf) - now_s
-    return tokens / PROMPT_TOKENS_PER_S <= spare_s or waits.begin_s() - now_s < LATE_S
+    return tokens / PROMPT_TOKENS_PER_S <= dry_s(streams) - now_s or waits.begin_s() - now_s < LATE_S
 
 
 def decodes(begun: Stream | None, streams: Iterable[Stream], now_s: float) -> bool:
     """Whether streams go on now: not while they can wait for another piece of a prompt."""
-    return begun is None or min((stream.next_s() for stream in streams), default=math.inf) - now_s < TURN_S
+    return begun is None or dry_s(streams) - now_s < TURN_S

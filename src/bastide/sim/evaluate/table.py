@@ -17,6 +17,7 @@ import duckdb
 from bastide.domain.errors import InvalidRequest
 
 PARQUET = b"PAR1"
+TORN = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
 # DuckDB begins what it says with its own name for the kind of error.
 DUCKDB_KIND = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 
@@ -43,7 +44,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
                 if any(row[column] is None for column in columns):
                     raise InvalidRequest(f"{path}, line {reader.line_num}: is torn, it lacks values")
                 yield reader.line_num, row
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except TORN as error:
         raise _unreadable(path, error) from None
 
 
@@ -52,7 +53,7 @@ def csv_columns(path: Path) -> list[str]:
     try:
         with _open(path) as file:
             return next(csv.reader(file), [])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
+    except TORN:
         return []
 
 
@@ -75,7 +76,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with _open(path) as file:
             yield from enumerate(file, 1)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except TORN as error:
         raise _unreadable(path, error) from None
 
 
@@ -104,7 +105,9 @@ def parquet_rows(path: Path, query: str, parameters: Sequence[Any] = ()) -> list
             relation = connection.read_parquet(str(path))
             relation.create_view("trace")
             return connection.execute(query, list(parameters)).fetchall()
-    except (duckdb.InterruptException, RuntimeError):
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if "interrupted" not in str(error).lower():
+            raise
         # What DuckDB makes of Ctrl-C.
         raise KeyboardInterrupt from None
     except duckdb.Error as error:

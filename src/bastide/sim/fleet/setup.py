@@ -141,6 +141,21 @@ class Trouble(StrEnum):
     STATE_TORN = "state_torn"
 
 
+# These are of the whole fleet; all others strike nodes.
+EVERYWHERE = frozenset(
+    {
+        Trouble.HINT_LOST,
+        Trouble.HINT_DOUBLED,
+        Trouble.STORE_TIMEOUT,
+        Trouble.CLOCK_JUMP,
+        Trouble.HERD,
+        Trouble.STATE_TORN,
+    }
+)
+# Over as soon as they begin.
+AT_ONCE = frozenset({Trouble.CLOCK_JUMP, Trouble.HERD})
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Something breaks at a moment, for a while. `where`: a node, location or service by name; empty: by chance."""

@@ -148,7 +148,7 @@ def _figures(results: Sequence[Result]) -> str:
         for key, name in FIGURES
         if any(result.figures.get(key) for result in results)
     )
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
+    return _scroll(f"<th></th>{head}", rows)
 
 
 def _locations(results: Sequence[Result]) -> str:
@@ -182,7 +182,12 @@ def _locations(results: Sequence[Result]) -> str:
             "kg CO2",
         )
     )
-    return f'<div class="scroll"><table><tr><th>location</th><th>policy</th>{head}</tr>{rows}</table></div>'
+    return _scroll(f"<th>location</th><th>policy</th>{head}", rows)
+
+
+def _scroll(head: str, rows: str) -> str:
+    """A table that scrolls by itself where it is too wide."""
+    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _nodes(result: Result) -> str:
@@ -192,7 +197,7 @@ def _nodes(result: Result) -> str:
         for one in result.nodes
     )
     head = '<th>location</th><th>device</th><th class="n">nodes</th><th class="n">devices in each</th>'
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    return _scroll(head, rows)
 
 
 def _faults(result: Result) -> str:
@@ -205,7 +210,7 @@ def _faults(result: Result) -> str:
     more = len(result.faults) - faults.LISTED_IN_PAGE
     note = f'<p class="soft">And {more:,} more; --json and --parquet have all.</p>' if more > 0 else ""
     head = '<th class="n">at</th><th class="n">for</th><th>what</th><th>where</th>'
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{note}'
+    return _scroll(head, rows) + note
 
 
 def _reasons(results: Sequence[Result]) -> str:
@@ -217,7 +222,5 @@ def _reasons(results: Sequence[Result]) -> str:
     )
     if not rows:
         return '<p class="soft">Nothing had to give way, and nothing was refused.</p>'
-    return (
-        '<div class="scroll"><table><tr><th class="n">first</th><th>policy</th><th>what</th><th>service</th><th class="n">times</th><th>why, the last time</th></tr>'
-        f"{rows}</table></div>"
-    )
+    head = '<th class="n">first</th><th>policy</th><th>what</th><th>service</th><th class="n">times</th>'
+    return _scroll(f"{head}<th>why, the last time</th>", rows)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bastide.cli.show import table
 from bastide.domain.units import format_count, format_duration
 from bastide.sim.report import faults
 from bastide.sim.run import Result
@@ -122,16 +123,6 @@ def _spark(results: Sequence[Result], width: int = 48) -> list[Text]:
     return out
 
 
-def _table(*columns: str) -> Table:
-    """Columns that begin with '>' are numbers and stand right."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
-    return made
-
-
 def _faults(result: Result) -> list[RenderableType]:
     """What broke: one by one, or by kind where there are many."""
     broke = result.faults
@@ -139,9 +130,7 @@ def _faults(result: Result) -> list[RenderableType]:
         return []
     few = len(broke) <= faults.LISTED
     made = (
-        _table("BROKE", ">AT", ">FOR", "WHERE")
-        if few
-        else _table("BROKE", ">TIMES", ">FIRST", ">LAST", ">FOR", "WHERE")
+        table("BROKE", ">AT", ">FOR", "WHERE") if few else table("BROKE", ">TIMES", ">FIRST", ">LAST", ">FOR", "WHERE")
     )
     for row in faults.one_by_one(broke) if few else faults.by_kind(broke):
         made.add_row(*map(Text, row))
@@ -152,7 +141,7 @@ def _mix(result: Result, sized: Sized | None) -> list[RenderableType]:
     """The nodes that `--size` found, by kind."""
     if sized is None or not sized.enough:
         return []
-    made = _table("LOCATION", "DEVICE", ">NODES", ">DEVICES IN EACH")
+    made = table("LOCATION", "DEVICE", ">NODES", ">DEVICES IN EACH")
     for one in result.nodes:
         made.add_row(Text(one["location"]), Text(one["device"]), f"{one['nodes']:,}", f"{one['devices']:,}")
     return [Text(), made]
